@@ -381,18 +381,16 @@ def _lost(task: NumberedPair, reason: str) -> WrittenFiles:
 
 def write_pair(job: ExportJob, task: NumberedPair) -> WrittenFiles:
     """Write the files of one pair."""
-    (number, pair), format = task, EXPORTS[job.format]
-    extensions = {pair.input.suffix.lower(), pair.target.suffix.lower()}
-    as_png = format.one_extension and len(extensions) > 1
+    number, pair = task
     names, size = [], (0, 0)
-    for content, name in format.files(pair).items():
-        data, extension, size = _content(job, pair, content, as_png)
+    for content, name in EXPORTS[job.format].files(pair).items():
+        data, extension, size = _content(job, pair, content)
         names.append(f"{name}{extension}")
         write_file(job.out, names[-1], data)
     return number, names, size
 
 
-def _content(job: ExportJob, pair: Pair, content: Content, as_png: bool) -> EncodedImage:
+def _content(job: ExportJob, pair: Pair, content: Content) -> EncodedImage:
     combined = job.corpus.layout == "combined" and content != "image"
     if combined and content == "both" and not job.swapped:
         return _copied(pair, pair.input, "file_name", 2)
@@ -413,7 +411,8 @@ def _content(job: ExportJob, pair: Pair, content: Content, as_png: bool) -> Enco
     if content != "image" and (content == "target") != job.swapped:
         path, column = pair.target, "target_file_name"
     data, extension, size = _copied(pair, path, column, 1)
-    if as_png and extension != ".png":
+    differ = pair.input.suffix.lower() != pair.target.suffix.lower()
+    if EXPORTS[job.format].one_extension and differ and extension != ".png":
         channels = job.corpus.channels["target" if path == pair.target else "input"]
         return io.encode(job.corpus.read_image(path)[..., :channels], "png"), ".png", size
     return data, extension, size
