@@ -11,6 +11,7 @@ import errno
 import functools
 import gc
 import io
+import itertools
 import os
 import shlex
 import subprocess
@@ -398,8 +399,16 @@ MEANINGFUL_SECONDS: Final = 3.0
 
 Progress: TypeAlias = Callable[[int, int], None]
 """Function that is called with the units done and in total, as often as the caller likes."""
+CountOne: TypeAlias = Callable[[], None]
+"""Function that is called once for each unit that is done."""
 
 Status: TypeAlias = Callable[[], tuple[str, str]]
+
+
+def counter_of(progress: Progress, total: int) -> CountOne:
+    """Return the function that reports one more unit of ``total`` as done."""
+    count = itertools.count(1)
+    return lambda: progress(next(count), total)
 
 
 class ProgressByPart(Protocol):

@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Final, Literal, NamedTuple
 import numpy as np
 
 from img2img_data.core import errors
-from img2img_data.core.command_line import Echo, Progress
+from img2img_data.core.command_line import Echo, Progress, counter_of
 from img2img_data.core.errors import CorpusError, Img2ImgError, Rejected, UsageError, printable
 from img2img_data.core.files import write_atomically
 from img2img_data.core.frozen_model import FrozenModel
@@ -340,7 +340,7 @@ def _write_splits(
     job: ExportJob, folder: BuildFolder, pairs: PairsBySplit, run: RunSettings, progress: Progress
 ) -> None:
     """Write the files of every split in worker processes, then its lists in row order."""
-    done, total = 0, sum(map(len, pairs.values()))
+    count = counter_of(progress, sum(map(len, pairs.values())))
     for split, rows in pairs.items():
         # Results come in any order: they go to a file, and only their positions stay in memory.
         results, starts = folder.building / "written.jsonl", array("q", bytes(8 * len(rows)))
@@ -350,8 +350,7 @@ def _write_splits(
             for number, names, size in pool.run(range(len(rows))):
                 starts[number] = file.tell()
                 file.write(to_json_line({"number": number, "names": names, "size": size}))
-                done += 1
-                progress(done, total)
+                count()
         if rows:
             exported = RowFile(results, partial(_exported, rows), starts)
             EXPORTS[job.format].finish(_as_exported(job), folder, split, exported)

@@ -35,7 +35,7 @@ from typing import Annotated, Any, Final
 from pydantic import BaseModel, Field, ValidationError
 
 from img2img_data.core import jsonl, tar
-from img2img_data.core.command_line import Echo, Progress
+from img2img_data.core.command_line import CountOne, Echo, Progress, counter_of
 from img2img_data.core.errors import ArchiveError, CorpusError, Rejected, printable
 from img2img_data.core.files import write_atomically
 from img2img_data.core.frozen_model import FrozenModel
@@ -55,8 +55,6 @@ VERIFY: Final = "check the corpus with 'img2img-data verify'"
 _REPACK: Final = "pack the corpus again"
 _REFETCH: Final = "fetch it again"
 Split = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
-Count = Callable[[int], None]
-"""Function that is told the number of rows that are done."""
 SampleFiles = list[tuple[str, Callable[[], bytes]]]
 """(name in the split's folder, function that reads the bytes)."""
 
@@ -118,9 +116,7 @@ def pack_corpus(
     folder = BuildFolder(out, INDEX_FILE)
 
     def write() -> None:
-        def count(done: int) -> None:
-            progress(done, counts.total())
-
+        count = counter_of(progress, counts.total())
         shards, files = [*_write_shards(folder, manifests, settings, count)], {}
         for name in (n for n in PAGES if (root / n).is_file()):
             data = read_file(root / name)
@@ -136,25 +132,24 @@ def pack_corpus(
 
 
 def _write_shards(
-    folder: BuildFolder, manifests: Mapping[str, Path], settings: PackSettings, progress: Count
+    folder: BuildFolder, manifests: Mapping[str, Path], settings: PackSettings, count: CountOne
 ) -> Iterator[ShardInfo]:
     # Shards are staged and moved together at the end, so that no reader finds half of them.
     staged = folder.building / "shards"
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir()
-    done = 0
     for split, manifest in manifests.items():
         for number, group in groupby(_numbered(manifest, settings), key=itemgetter(0)):
-            path, first = staged / f"{split}-{number:06d}.tar", done
+            path, rows = staged / f"{split}-{number:06d}.tar", 0
             with path.open("wb") as file:
                 for _, members in group:
                     file.write(members)
-                    done += 1
-                    progress(done)
+                    rows += 1
+                    count()
                 # tarfile would fill the archive up to 10 KiB; in POSIX two empty blocks end it.
                 file.write(bytes(2 * tarfile.BLOCKSIZE))
             facts = _size_and_digest(path)
-            yield ShardInfo(url=path.name, split=split, nsamples=done - first, **facts)
+            yield ShardInfo(url=path.name, split=split, nsamples=rows, **facts)
 
 
 def _numbered(manifest: Path, settings: PackSettings) -> Iterator[tuple[int, bytes]]:
@@ -244,8 +239,9 @@ def unpack_corpus(root: Path, out: Path, dry_run: bool, progress: Progress, echo
     index = _read_index(root)
     rows = sum(index.splits.values())
     # Everything is read twice, so that nothing is written unless all of it is safe.
-    for done, _ in enumerate(_checked_samples(root, index), 1):
-        progress(done, 2 * rows)
+    count = counter_of(progress, 2 * rows)
+    for _ in _checked_samples(root, index):
+        count()
     if dry_run:
         splits = ", ".join(index.splits)
         echo(f"would write {rows:,} rows of {splits} to '{out}'; nothing was written")
@@ -258,16 +254,11 @@ def unpack_corpus(root: Path, out: Path, dry_run: bool, progress: Progress, echo
     # named.
     folder = BuildFolder(out, f"{BUILDING}/none")
     recipe = {"command": "unpack", "index": sha256(read_file(root / INDEX_FILE)).hexdigest()}
-
-    def count(done: int) -> None:
-        progress(rows + done, 2 * rows)
-
     folder.fill(recipe, [os.fsencode(root)], partial(_write_corpus, root, folder, index, count))
     return Report(kept=Counter(index.splits))
 
 
-def _write_corpus(root: Path, folder: BuildFolder, index: ShardIndex, progress: Count) -> None:
-    done = 0
+def _write_corpus(root: Path, folder: BuildFolder, index: ShardIndex, count: CountOne) -> None:
     for split in index.splits:
         manifest = folder.building / "manifest"
         with manifest.open("wb") as file:
@@ -276,8 +267,7 @@ def _write_corpus(root: Path, folder: BuildFolder, index: ShardIndex, progress: 
                     for name, read in files:
                         write_file(os.fspath(folder.root), f"{split}/{name}", read())
                     file.write(line)
-                    done += 1
-                    progress(done)
+                    count()
         (folder.root / split).mkdir(exist_ok=True)
         manifest.replace(folder.root / split / corpus_format.METADATA_FILE)
         if README in index.files:  # else another program wrote the corpus

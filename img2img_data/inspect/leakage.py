@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from img2img_data.core.command_line import Progress
+from img2img_data.core.command_line import Progress, counter_of
 from img2img_data.core.errors import CorpusError, printable
 from img2img_data.corpus.reader import Corpus, iter_pairs, open_corpus
 from img2img_data.inspect.verify import Problem
@@ -60,7 +60,7 @@ def find_leaks(
     corpus = open_corpus(root, rows=False)
     sides = list(_compared(corpus, 8 if mirrored else 1))
     problems = list[Problem]()
-    done, total = 0, sum(len(images.files) for images in sides)
+    count = counter_of(progress, sum(len(images.files) for images in sides))
     for images in sides:
         with (
             tempfile.TemporaryDirectory() as folder,
@@ -68,8 +68,7 @@ def find_leaks(
         ):
             for place, data in _fingerprints(corpus, images, jobs):
                 file.write(place * images.turns, data)
-                done += 1
-                progress(done, total)
+                count()
             problems += _leaks(images, file.load(), distance)
     if problems:
         return problems, []

@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img_data.core.command_line import Progress
+from img2img_data.core.command_line import Progress, counter_of
 from img2img_data.core.errors import CorpusError, Rejected, printable
 from img2img_data.core.jsonl import Row, iter_rows, open_rows
 from img2img_data.corpus.format import EXTENSIONS, METADATA_FILE, columns_of, hash64, inside
@@ -94,8 +94,8 @@ def verify_corpus(
     corpus = stated_corpus(root)
     report, manifests = VerifyReport(), corpus.manifests
     rows = {m: open_rows(m, dict)[""] for m in manifests}
-    total, groups = sum(map(len, rows.values())), [np.array([], np.uint64)]
-    done = 0
+    count = counter_of(progress, sum(map(len, rows.values())))
+    groups = [np.array([], np.uint64)]
     for manifest in manifests:
         # Only hashes stay in memory; names are read again if two hashes are equal.
         row_groups, names = array("Q"), array("Q")
@@ -111,8 +111,7 @@ def verify_corpus(
             names.extend(row.names)
             report.images += len(row.names)
             report.problems += row.problems
-            done += 1
-            progress(done, total)
+            count()
         groups.append(np.unique(np.asarray(row_groups)))
         named = np.asarray(names)  # a view: a copy to sort would take as much as the hashes
         named.sort()
