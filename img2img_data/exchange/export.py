@@ -268,7 +268,10 @@ class ExportSettings(FrozenModel):
 
 @dataclass(frozen=True, slots=True)
 class ExportJob:
-    """Settings that all workers share: the corpus without its rows, the format, and the output."""
+    """Settings that all workers share: the corpus without its rows, the format, and the output.
+
+    The channels of the corpus are those of its halves as they are written.
+    """
 
     corpus: Corpus
     format: str
@@ -303,6 +306,9 @@ def export_corpus(
         why = f"is unpaired, which {settings.format} cannot hold"
         raise UsageError("corpus", root, why, "--format cyclegan can hold it")
     swapped = settings.direction == "BtoA"
+    if swapped:
+        channels = {"input": corpus.channels["target"], "target": corpus.channels["input"]}
+        corpus = replace(corpus, info={**corpus.info, "channels": channels})
     # Opening reads every row once: a damaged one is found before anything is written.
     pairs = {
         split: open_rows(path, partial(_pair_of, swapped, path.parent))[""]
@@ -353,15 +359,7 @@ def _write_splits(
                 count()
         if rows:
             exported = RowFile(results, partial(_exported, rows), starts)
-            EXPORTS[job.format].finish(_as_exported(job), folder, split, exported)
-
-
-def _as_exported(job: ExportJob) -> Corpus:
-    """Return the corpus with the channels of its halves as they are written."""
-    channels = job.corpus.channels
-    if job.swapped:
-        channels = {"input": channels["target"], "target": channels["input"]}
-    return replace(job.corpus, info={**job.corpus.info, "channels": channels})
+            EXPORTS[job.format].finish(job.corpus, folder, split, exported)
 
 
 def _numbered(rows: Sequence[Pair], number: int) -> NumberedPair:
@@ -412,7 +410,7 @@ def _content(job: ExportJob, pair: Pair, content: Content) -> EncodedImage:
     data, extension, size = _copied(pair, path, column, 1)
     differ = pair.input.suffix.lower() != pair.target.suffix.lower()
     if EXPORTS[job.format].one_extension and differ and extension != ".png":
-        channels = job.corpus.channels["target" if path == pair.target else "input"]
+        channels = job.corpus.channels[content]
         return io.encode(job.corpus.read_image(path)[..., :channels], "png"), ".png", size
     return data, extension, size
 
