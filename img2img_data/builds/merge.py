@@ -40,6 +40,7 @@ _NO_LINKS: Final = (errno.EXDEV, errno.EPERM, errno.EOPNOTSUPP, errno.EMLINK, er
 class CorpusShard:
     """A complete shard: its folder, the name and the content of its page, its position in the run.
 
+    ``sources`` is the number of images of the run.
     ``written`` is the modification time of the page, the last of the shard's files, in nanoseconds.
     """
 
@@ -48,6 +49,7 @@ class CorpusShard:
     info: Mapping[str, Any]
     number: int
     count: int
+    sources: int
     written: int
 
 
@@ -91,12 +93,15 @@ def _open_shard(root: Path) -> CorpusShard:
                 info = read_info(root) if page == corpus_format.CORPUS_FILE else read_object(path)
                 if not shard_name(info):
                     raise UsageError("folder", root, "is not a shard", "merge what --shard wrote")
-                number, count = int(info["shard"]["number"]), int(info["shard"]["of"])
+                place = (int(info["shard"][name]) for name in ("number", "of", "sources"))
+                number, count, sources = place
+                recipe = dict(info["recipe"])
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise CorpusError("shard", path, "is damaged", hint) from None
-            if not 1 <= number <= count or not (root / build_folder.SHARD_FILE).is_file():
+            is_sound = 1 <= number <= count and "command" in recipe
+            if not is_sound or not (root / build_folder.SHARD_FILE).is_file():
                 raise CorpusError("shard", path, "is damaged", hint)
-            return CorpusShard(root, page, info, number, count, path.stat().st_mtime_ns)
+            return CorpusShard(root, page, info, number, count, sources, path.stat().st_mtime_ns)
     why = "is unfinished" if (root / build_folder.BUILDING).is_dir() else "holds no shard"
     raise CorpusError("shard", root, why, "run the command with its --shard again")
 
@@ -105,8 +110,7 @@ def _common_entries(shard: CorpusShard) -> dict[str, Any]:
     """Return what the pages of all shards of one run have in common, as one flat mapping."""
     flat = {k: v for k, v in shard.info.items() if k not in _DIFFERENT and not isinstance(v, dict)}
     flat |= (shard.info.get("recipe") or {}) | (shard.info.get("versions") or {})
-    sources = shard.info["shard"].get("sources")
-    return flat | {"number of shards": shard.count, "number of sources": sources}
+    return flat | {"number of shards": shard.count, "number of sources": shard.sources}
 
 
 def merge_shards(
@@ -137,7 +141,7 @@ def _rows(
     shards: Sequence[CorpusShard], out: Path, copy: bool, report: Report, progress: Progress
 ) -> Iterator[IndexedRow]:
     """Yield the rows of all shards in the order of the keys, each once its files are in ``out``."""
-    done, total = 0, int(shards[0].info["shard"]["sources"])
+    done, total = 0, shards[0].sources
     # Each shard is in the order of the complete plan, so only one row per shard is in memory.
     merged = heapq.merge(*(_read(s) for s in shards), key=lambda row: row[0])
     for done, (position, name, line, shard) in enumerate(merged, 1):

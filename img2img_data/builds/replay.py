@@ -101,7 +101,7 @@ def _job_of(root: Path, info: Mapping[str, Any], source: Path | None) -> CorpusJ
         why = f"missing: the targets of '{recipe['pairing']}' are not the source images"
         raise UsageError("option", "--source", why, "name the folder of the source images")
     plan = Plan((os.fsencode(source or root),))
-    return pairs.make_job(plan, pairing, root, settings, str(recipe["command"]))
+    return pairs.make_job(plan, pairing, root, settings, str(recipe.get("command")))
 
 
 def _find_row(root: Path, key: str) -> tuple[str, Row]:

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from command_line import COMMAND, rows, run, tree
@@ -186,6 +187,25 @@ def test_the_command_joins_shards_and_says_so(three: Path, tmp_path: Path) -> No
 def with_a_copy(parts: Path, tmp_path: Path) -> list[Path]:
     shutil.copytree(parts / "2", tmp_path / "2")
     return [parts / "1", tmp_path / "2", parts / "3"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda page: page.pop("recipe"),
+        lambda page: page.update(recipe=[1]),
+        lambda page: page["recipe"].pop("command"),
+        lambda page: page["shard"].pop("sources"),
+        lambda page: page["shard"].update(sources="many"),
+    ],
+)
+def test_a_damaged_page_is_one_line(change: Any, three: Path, tmp_path: Path) -> None:
+    parts = with_a_copy(three, tmp_path)
+    page = json.loads((parts[1] / "corpus.json").read_text())
+    change(page)
+    (parts[1] / "corpus.json").write_text(json.dumps(page))
+    with pytest.raises(CorpusError, match="damaged"):
+        merge(parts, tmp_path / "out")
 
 
 def test_a_damaged_shard_is_one_line_and_never_a_half_merge(three: Path, tmp_path: Path) -> None:

@@ -181,6 +181,12 @@ def test_a_hostile_row_is_one_line(
         replay_pair(out, "000", images)
 
 
+def test_a_recipe_without_its_command_is_replayed(images: Path, tmp_path: Path) -> None:
+    out = degrade(images, tmp_path / "out", "noise")
+    rewrite(out / "corpus.json", lambda page: page["recipe"].pop("command"))
+    assert replay_pair(out, "000", images).equal
+
+
 def test_a_hostile_recipe_is_one_line(images: Path, tmp_path: Path) -> None:
     out = degrade(images, tmp_path / "out", "noise")
     for wrong in (
