@@ -55,11 +55,8 @@ class SeparableGaussian(Degradation):
 
     border: ClassVar[str] = MIRRORED
     keeps_mean: ClassVar[bool] = True
-
-    @property
-    def separable(self) -> bool:
-        """True: the kernel is an outer product."""
-        return True
+    separable: ClassVar[bool] = True
+    """The kernel is an outer product."""
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
         """Blur with ``drawn["sigma"]``."""

@@ -57,6 +57,8 @@ class Resize(Degradation):
     # Shrinking takes means within the image; the enlargement extends the small one.
     border: ClassVar[str] = "replicated from the edge pixel of the small image (a a a | a b c)"
     keeps_mean: ClassVar[bool] = True
+    separable: ClassVar[bool] = True
+    """Each interpolation is, except for the clipping of cubic and Lanczos overshoot."""
 
     factor: Uniform = parameter(4.0, ge=1, le=64)
     """factor by which each side shrinks before it is enlarged again"""
@@ -65,11 +67,6 @@ class Resize(Degradation):
     up: Interpolations = ("linear",)
     """interpolation when enlarging; one of several is drawn per image"""
     identity_settings: ClassVar = {"factor": 1}
-
-    @property
-    def separable(self) -> bool:
-        """True: each interpolation is, except for the clipping of cubic and Lanczos overshoot."""
-        return True
 
     def draw(self, rng: Rng) -> dict[str, float]:
         """Draw the factor, and the interpolations that have a choice."""
