@@ -289,10 +289,10 @@ class Degradation(FrozenModel):
         """Return the parameters of one image; ``apply`` gives the same pixels for them, always."""
         # In the order of the fields: a field put before others changes what every seed draws.
         drawn = {name: value.draw(rng) for name, value in self.ranges().items()}
-        return drawn | self._seed(rng) if self.seeded else drawn
+        return drawn | self._draw_last(rng) if self.seeded else drawn
 
-    @staticmethod
-    def _seed(rng: Rng) -> dict[str, float]:
+    def _draw_last(self, rng: Rng) -> dict[str, float]:
+        """Return what is drawn after the parameters by a kind that is ``seeded``."""
         return {"seed": int(rng.integers(SEEDS))}
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:

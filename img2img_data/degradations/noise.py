@@ -46,13 +46,11 @@ class MixedNoise(Noise):
     gray: float = Field(0.0, ge=0, le=1)
     """chance that all channels get the same noise, 0 to 1"""
 
-    def draw(self, rng: Rng) -> dict[str, float]:
-        """Draw the parameters, ``gray`` (0 or 1) if its chance is neither, and the seed."""
+    def _draw_last(self, rng: Rng) -> dict[str, float]:
+        """Draw ``gray`` (0 or 1) if its chance is neither, then the seed."""
         # Parameters, gray, seed: this order is part of the corpus format.
-        drawn = {name: value.draw(rng) for name, value in self.ranges().items()}
-        if 0 < self.gray < 1:
-            drawn["gray"] = int(rng.random() < self.gray)
-        return drawn | self._seed(rng)
+        gray = {"gray": int(rng.random() < self.gray)} if 0 < self.gray < 1 else {}
+        return gray | super()._draw_last(rng)
 
     def degrade(self, image: FloatImage, **drawn: Any) -> Image:
         """Add gray noise if it was drawn, or if its chance is 1."""
