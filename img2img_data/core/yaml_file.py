@@ -91,17 +91,17 @@ def _make_int(loader: _Loader, node: ScalarNode) -> int:
 
 
 _NUMBER: Final = r"[-+]?(?:\.[0-9]+|[0-9]+(?:\.[0-9]*)?)(?:[eE][-+]?[0-9]+)?"
-# Pattern of a type, and the characters with which it may begin.
 _SCALARS: Final = {
-    "bool": (r"true|True|TRUE|false|False|FALSE", "tTfF"),
-    "int": (r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+", "-+0123456789"),
-    "float": (rf"{_NUMBER}|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)", "-+.0123456789"),
-    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
-    "merge": (r"<<", "<"),
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+",
+    "float": rf"{_NUMBER}|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN)",
+    "null": r"~|null|Null|NULL|",
+    "merge": r"<<",
 }
-for _name, (_pattern, _first) in _SCALARS.items():
+for _name, _pattern in _SCALARS.items():
     _matcher = re.compile(f"(?:{_pattern})$")
-    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _matcher, list(_first))
+    # None: tried whatever the first character is.
+    _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_name}", _matcher, None)
 _Loader.add_constructor("tag:yaml.org,2002:int", _make_int)
 
 
