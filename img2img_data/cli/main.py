@@ -133,7 +133,3 @@ def main() -> None:
     code = command_line.run_command_line(group, name="img2img-data")
     _stop_workers()
     sys.exit(code)
-
-
-if __name__ == "__main__":
-    main()
