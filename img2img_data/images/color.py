@@ -20,16 +20,7 @@ LAB_SCALE: Final = np.array([655.35, 257, 257], np.float32)
 
 # Linear light half a gray level below black and above white, by the slopes of the sRGB curve there.
 HALF_LEVEL_BELOW, HALF_LEVEL_ABOVE = -0.5 / 255 / 12.92, 1 + 0.5 / 255 * 2.4 / 1.055
-# Matrix and white point of OpenCV's conversion, so that colors agree with it at the border of the
-# gamut.
-XYZ_TO_LINEAR_RGB: Final = np.array(
-    [
-        [3.240479, -1.53715, -0.498535],
-        [-0.969256, 1.875991, 0.041556],
-        [0.055648, -0.204043, 1.057311],
-    ],
-    np.float32,
-)
+# White point of OpenCV's conversion, so that colors agree with it at the border of the gamut.
 WHITE: Final = np.array([0.950456, 1, 1.088754], np.float32)
 
 
@@ -89,5 +80,6 @@ def _count_outside(lab: Pixels) -> int:
     lightness = (wide[..., 0] + 16) / 116
     bent = np.stack((lightness + wide[..., 1] / 500, lightness, lightness - wide[..., 2] / 200), -1)
     xyz = np.where(bent > 6 / 29, bent * bent * bent, (bent - 16 / 116) / 7.787037) * WHITE
-    linear = xyz @ XYZ_TO_LINEAR_RGB.T
+    # Not from Lab to RGB in one call: that clips.
+    linear = cv2.cvtColor(xyz, cv2.COLOR_XYZ2RGB)
     return int(((linear < HALF_LEVEL_BELOW) | (linear > HALF_LEVEL_ABOVE)).any(-1).sum())
