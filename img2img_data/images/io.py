@@ -235,8 +235,7 @@ def apply_policy(pixels: Pixels, found: Header, policy: ReadPolicy) -> Pixels:
     """Bring RGB or RGBA samples to the channels and the depth of the policy, and upright."""
     if policy.channels == "rgba" and pixels.shape[2] == 3:
         found.notes.add("opaque")
-        opaque = np.full(pixels.shape[:2], np.iinfo(pixels.dtype).max, pixels.dtype)
-        pixels = np.dstack((pixels, opaque))
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2RGBA)
     elif policy.channels in ("gray", "keep") and pixels.shape[2] == 3:
         pixels = _to_gray(pixels, found, keep_color=policy.channels == "keep")
     if pixels.dtype == np.uint16 and policy.depth == 8:
