@@ -215,8 +215,7 @@ def describe_matching(matching: Matching, with_pairs: bool, limit: int = 0) -> I
         yield f"{len(matching.pairs):,} pairs, {count}"
         pairs = [(printable(a), printable(b)) for a, b in matching.pairs]
         yield from _rows(pairs, "pair  {}  |  {}", limit)
-    groups = Counter((reason, side) for side, _, reason, _ in matching.unmatched)
-    for reason, side in sorted(groups):
+    for reason, side in sorted({(reason, side) for side, _, reason, _ in matching.unmatched}):
         found = sorted((p, d) for s, p, r, d in matching.unmatched if (r, s) == (reason, side))
         rows = [(printable(path), detail) for path, detail in found]
         yield from _rows(rows, f"{reason}  {'AB'[side]}/{{}}  {{}}", limit)
