@@ -27,7 +27,7 @@ from img2img_data.core.command_line import Echo, Progress, print_next, progress_
 from img2img_data.core.errors import HINTS, Img2ImgError, NothingKeptError, UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel, field_of
 from img2img_data.core.settings_model import OPTIONS, ModelT, Place, build_part, did_you_mean
-from img2img_data.corpus.format import CORPUS_FILE
+from img2img_data.corpus.format import CORPUS_FILE, Kind
 from img2img_data.corpus.layouts import LAYOUTS, SPLITS, find_layout
 from img2img_data.corpus.reader import open_corpus
 from img2img_data.degradations.compose import PipelineStep
@@ -313,7 +313,7 @@ def select(call: StepCall) -> Report:
       img2img-data select photos/ chosen/ --drop-duplicates
       img2img-data select photos/ some/ --sample 500 --seed 1
     """
-    return _select(call, _plan_folder(call), image_folders.SelectSettings)
+    return _select(call, _plan_folders(call), image_folders.SelectSettings)
 
 
 @step("resize", ("source", "out"), ResizeSettings, RunSettings)
@@ -327,7 +327,7 @@ def resize(call: StepCall) -> Report:
     The output is a folder of images, not of pairs; 'blur --kind resize' makes a corpus for
     super-resolution. The commands that make corpora take --size themselves.
     """
-    build = resize_build(_plan_folder(call), call.paths[1], call.get(ResizeSettings))
+    build = resize_build(_plan_folders(call), call.paths[1], call.get(ResizeSettings))
     return run_build(build, call.run, call.progress, call.echo)
 
 
@@ -340,9 +340,10 @@ def _select(call: StepCall, plan: Plan, model: type[image_folders.SelectSettings
     return run_build(build, run, call.progress, call.echo)
 
 
-def _plan_folder(call: StepCall) -> Plan:
-    items = [_list_images(call, call.paths[0])]
-    return plan_folders(call.paths[:1], "paired", items, call.run.follow_links)
+def _plan_folders(call: StepCall, kind: Kind = "paired") -> Plan:
+    *folders, _ = call.paths
+    items = [_list_images(call, folder) for folder in folders]
+    return plan_folders(folders, kind, items, call.run.follow_links)
 
 
 def _list_images(call: StepCall, folder: Path) -> Iterator[Item]:
@@ -406,7 +407,7 @@ def blur(call: StepCall) -> Report:
     'img2img-data degradations KIND' says how a blur extends the image beyond its border.
     """
     degradation = call.get(BLUR_KINDS[call.get(BlurSettings).kind])
-    return _build(call, _plan_folder(call), pairs.Blur(degradation=degradation))
+    return _build(call, _plan_folders(call), pairs.Blur(degradation=degradation))
 
 
 def degradation_of(settings: Mapping[str, Any], place: Place = OPTIONS) -> PipelineStep:
@@ -444,7 +445,7 @@ def degrade(call: StepCall) -> Report:
     'degradation'; a single kind needs no recipe.
     """
     pairing = pairs.Degrade(degradation=degradation_of(call.settings).degradation)
-    return _build(call, _plan_folder(call), pairing)
+    return _build(call, _plan_folders(call), pairing)
 
 
 _COMBINE: Final = (matching.MatchSettings, TableSettings, pairings.Combine, *_BUILD)
@@ -506,7 +507,7 @@ def lab(call: StepCall) -> Report:
     Example:
       img2img-data lab photos/ corpora/color --size 256
     """
-    return _build(call, _plan_folder(call), call.get(pairings.Lab))
+    return _build(call, _plan_folders(call), call.get(pairings.Lab))
 
 
 @step("grayscale", ("source", "out"), *_BUILD)
@@ -519,7 +520,7 @@ def grayscale(call: StepCall) -> Report:
 
     Black-and-white photos are useless here; 'select --drop-gray' removes them first.
     """
-    return _build(call, _plan_folder(call), pairings.Grayscale())
+    return _build(call, _plan_folders(call), pairings.Grayscale())
 
 
 @step("blank", ("source", "out"), pairings.Blank, *_BUILD)
@@ -533,7 +534,7 @@ def blank(call: StepCall) -> Report:
 
     Each row of the manifest gives the hole in pixels: left, top, hole_width, hole_height.
     """
-    return _build(call, _plan_folder(call), call.get(pairings.Blank))
+    return _build(call, _plan_folders(call), call.get(pairings.Blank))
 
 
 @step("edges", ("source", "out"), pairings.Edges, *_BUILD)
@@ -548,7 +549,7 @@ def edges(call: StepCall) -> Report:
     Thresholds have the units of OpenCV's Canny: 4 for each gray level between neighboring pixels.
     By default they follow the gradients of each image.
     """
-    return _build(call, _plan_folder(call), call.get(pairings.Edges))
+    return _build(call, _plan_folders(call), call.get(pairings.Edges))
 
 
 @step("unpaired", ("a", "b", "out"), *_BUILD)
@@ -559,10 +560,7 @@ def unpaired(call: StepCall) -> Report:
     Example:
       img2img-data unpaired horses/ zebras/ corpora/h2z --size 256
     """
-    folders = call.paths[:2]
-    items = [_list_images(call, folder) for folder in folders]
-    plan = plan_folders(folders, "unpaired", items, call.run.follow_links)
-    return _build(call, plan, pairings.Unpaired())
+    return _build(call, _plan_folders(call, "unpaired"), pairings.Unpaired())
 
 
 # ----------------------------------------------------------------------------------------- exchange
