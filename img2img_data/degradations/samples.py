@@ -18,23 +18,19 @@ MIRRORED: Final = "mirrored, the edge pixel repeated (c b a | a b c)"
 REPLICATED: Final = "replicated from the edge pixel (a a a | a b c)"
 
 
-def full_scale(image: Image) -> float:
-    """Return the value of white: 255, 65535 or 1."""
-    return 1.0 if image.dtype.kind == "f" else float(np.iinfo(image.dtype).max)
-
-
 def to_unit(image: Image) -> FloatImage:
     """Return a copy as float32, H x W x C in [0, 1]."""
     deep = image if image.ndim == 3 else image[..., None]
     if image.dtype.kind == "f":
         return np.array(deep, np.float32)
-    return np.divide(deep, np.float32(full_scale(image)), dtype=np.float32)
+    return np.divide(deep, np.float32(np.iinfo(image.dtype).max), dtype=np.float32)
 
 
 def from_unit(result: Image, like: Image) -> Image:
     """Convert float samples in [0, 1] to the dtype and shape of ``like``: clip, round once."""
-    scale = full_scale(like)
-    return to_dtype(result if scale == 1 else np.multiply(result, np.float32(scale)), like)
+    if like.dtype.kind != "f":
+        result = np.multiply(result, np.float32(np.iinfo(like.dtype).max))
+    return to_dtype(result, like)
 
 
 def to_dtype(result: Image, like: Image) -> Image:
