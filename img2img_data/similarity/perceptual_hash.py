@@ -41,7 +41,6 @@ pairs, each in eight turns), and of such copies the same share is found as of up
 
 from __future__ import annotations
 
-import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -84,8 +83,6 @@ RECORD: Final = np.dtype(
 
 BANDS: Final = ((0, 13), (13, 13), (26, 13), (39, 13), (52, 12))
 """First bit and number of bits of each band of a hash; all hold low and high frequencies alike."""
-
-_FLAGS: Final = os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0)
 
 Words = NDArray[np.uint64]
 
@@ -137,7 +134,8 @@ class FingerprintFile:
     def __init__(self, path: Path, count: int) -> None:
         self.path, self.count = path, count
         # Not truncated: records of an earlier run are used again. Unbuffered: a kill loses nothing.
-        self._file = os.fdopen(os.open(path, _FLAGS, 0o666), "r+b", buffering=0)
+        path.touch()
+        self._file = path.open("r+b", buffering=0)
         self._file.truncate(count * RECORD.itemsize)
 
     def __enter__(self) -> FingerprintFile:
