@@ -25,7 +25,6 @@ from img2img_data.degradations.registry import DEGRADATIONS
 Schema: TypeAlias = dict[str, Any]
 
 DRAFT: Final = "https://json-schema.org/draft/2020-12/schema"
-ROW: Final = "templates/row.schema.json"
 
 
 def _of(kind: str, description: str, **bounds: Any) -> Schema:
@@ -54,7 +53,7 @@ def schema_of(what: str) -> Schema:
     if what == "recipe":
         schema = _recipe_schema(defs)
     elif what == "corpus-row":
-        schema = json.loads((files(__package__) / ROW).read_text("utf-8"))
+        schema = json.loads((files(__package__) / "templates/row.schema.json").read_text("utf-8"))
     elif what == "degradation":
         schema = {"title": "a pipeline of degradations", **pipeline_schema(defs)}
     elif what in STEPS:

@@ -20,7 +20,6 @@ from pydantic import Field, model_validator
 from img2img_data.degradations.base import Axes, Degradation, OddInt, Uniform, parameter
 from img2img_data.degradations.samples import MIRRORED, REPLICATED, FloatImage, Image, to_dtype
 
-Kernel = NDArray[np.float32]
 _Grid = NDArray[np.float64]
 
 _IDENTITY: Final = np.ones(1, np.float32)
@@ -178,7 +177,7 @@ class KernelBlur(Degradation):
 # Kernels of fixed settings are the same for every image; those of drawn ones hardly ever come
 # again.
 @functools.lru_cache(maxsize=64)
-def normalized_kernel(blur: KernelBlur, **drawn: float) -> Kernel:
+def normalized_kernel(blur: KernelBlur, **drawn: float) -> NDArray[np.float32]:
     """Return the kernel of the drawn parameters, sum 1."""
     weights = blur.kernel(**drawn)
     return np.asarray(weights / weights.sum(), np.float32)
