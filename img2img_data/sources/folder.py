@@ -134,16 +134,13 @@ def _names(folder: bytes, ignored: Counter[str], follow_links: bool) -> list[byt
                 ignored["hidden"] += 1
                 continue
             kind = _kind_of(entry, follow_links)
-            if kind.startswith(b"/") or (kind == b"\0broken" and b"." not in name):
+            may_be_folder = kind.startswith(b"/") or (kind == b"\0broken" and b"." not in name)
+            if may_be_folder or is_image_name(name):
                 names.append(name + kind)
-            elif name in LISTS:
-                continue
-            elif not is_image_name(name):
+            elif name not in LISTS:
                 # The entry and Path raise on a link to itself, or into a folder without permission.
                 linked = entry.is_symlink() and os.path.isdir(entry.path)  # noqa: PTH112
                 ignored[LINKED if linked else Path(os.fsdecode(name)).suffix.lower()] += 1
-            else:
-                names.append(name + kind)
     names.sort(reverse=True)
     return names
 
