@@ -60,9 +60,8 @@ def read_pipeline(value: Any, place: Place) -> tuple[Any, Place]:
         return to_spec(value), place
     if not isinstance(value, str | Path) or value in DEGRADATIONS:
         return value, place
-    if not yaml_file.is_recipe_path(value) and value not in (
-        recipes := yaml_file.shipped_recipes()
-    ):
+    recipes = yaml_file.shipped_recipes()
+    if not yaml_file.is_recipe_path(value) and value not in recipes:
         hint = did_you_mean(str(value), [*DEGRADATIONS, *recipes])
         raise place.error([str(value)], "unknown", hint)
     content, file = yaml_file.read_yaml(value)
