@@ -100,7 +100,7 @@ def parse_spec(content: Any, place: Place) -> PipelineStep:
     if "probability" not in content:
         return step
     values = {"steps": (step,), "probability": content["probability"]}
-    return PipelineStep("one-of", _build(OneOf, values, place))
+    return PipelineStep("one-of", build_model(OneOf, values, place))
 
 
 def degradation_of(recipe: Mapping[str, Any], place: Place) -> Degradation:
@@ -141,7 +141,8 @@ def _parse_kind(kind: str, settings: Any, place: Place) -> Degradation:
     if settings is not None and not isinstance(settings, Mapping):
         hint = f"write {{name: value}}; it has {', '.join(cls.model_fields)}"
         raise place.error([], f"is not a mapping but {settings!r}", hint)
-    return _build(cls, settings or {}, place)
+    values = {str(name): value for name, value in (settings or {}).items()}
+    return build_model(cls, values, place)
 
 
 def _parse_composite(cls: type[Composite], settings: Any, place: Place) -> Degradation:
@@ -159,7 +160,7 @@ def _parse_composite(cls: type[Composite], settings: Any, place: Place) -> Degra
     parsed = _parse_steps(values["steps"], inner, weighted=issubclass(cls, OneOf))
     if "weights" in parsed and values.get("weights"):
         raise place.error(["weights"], "is given at the steps too", "keep one of the two")
-    return _build(cls, {**values, **parsed}, place)
+    return build_model(cls, {**values, **parsed}, place)
 
 
 def _parse_steps(content: list[Any], place: Place, weighted: bool = False) -> dict[str, Any]:
@@ -176,10 +177,6 @@ def _parse_steps(content: list[Any], place: Place, weighted: bool = False) -> di
     if all(weight is None for weight in weights):
         return {"steps": steps}
     return {"steps": steps, "weights": [1.0 if weight is None else weight for weight in weights]}
-
-
-def _build(cls: type[Degradation], values: Mapping[str, Any], place: Place) -> Degradation:
-    return build_model(cls, {str(name): value for name, value in values.items()}, place)
 
 
 def to_spec(degradation: Degradation) -> dict[str, Any]:
