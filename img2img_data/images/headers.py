@@ -208,7 +208,7 @@ def strip_jpeg(data: bytes) -> bytes:
 
 
 # -------------------------------------------------------------------------------------------- PNG
-PNG_CHANNELS: Final = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+PNG_COLOR_TYPES: Final = frozenset((0, 2, 3, 4, 6))
 PNG_PIXELS: Final = frozenset((b"IHDR", b"PLTE", b"IDAT", b"IEND", b"tRNS"))
 PNG_TEXTS: Final = frozenset((b"tEXt", b"zTXt", b"iTXt"))
 PNG_HARMLESS: Final = frozenset((b"IHDR", b"IDAT", b"IEND", b"sRGB", b"pHYs"))
@@ -229,7 +229,7 @@ def png_header(data: bytes) -> Header:
     # The 5th bit of the first letter tells whether a decoder may skip a chunk.
     if unknown := {n for n in names - PNG_PIXELS if n[0] & 0x20 == 0}:
         raise Rejected("unsupported-format", f"critical chunk {min(unknown)!r}")
-    if color not in PNG_CHANNELS or depth not in (1, 2, 4, 8, 16):
+    if color not in PNG_COLOR_TYPES or depth not in (1, 2, 4, 8, 16):
         raise Rejected("corrupt", f"color type {color}, depth {depth}")
     found = Header("png", width, height, exif_orientation(bytes(body.get(b"eXIf", b""))))
     ends = 8 + sum(len(chunk) for _, chunk in chunks) == len(data)
