@@ -21,12 +21,12 @@ import math
 import os
 import re
 import stat
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
@@ -264,15 +264,13 @@ class FolderTags:
         self._root, self._follow_links = root, follow_links
         self._lists: list[tuple[bytes, tuple[str, ...]]] = []  # path, and columns if it is CSV
         self._open: tuple[int, BinaryIO] | None = None
-        # Three plain columns: a dict from paths to offsets would take ten times the memory.
         self._hash = blake2b(digest_size=8)
-        columns = array("Q"), array("q"), array("i")
-        for path in lists:
-            self._index(path, columns)
+        # Three plain columns: a dict from paths to offsets would take ten times the memory.
+        rows = np.fromiter(chain.from_iterable(map(self._index, lists)), "u8,i8,i4")
         self.digest = self._hash.hexdigest()
         # Stable: of equal keys the last is that of the nearest list.
-        order = np.argsort(np.array(columns[0]), kind="stable")
-        self._keys, self._offsets, self._list_of = (np.array(column)[order] for column in columns)
+        order = np.argsort(rows["f0"], kind="stable")
+        self._keys, self._offsets, self._list_of = (rows[f][order] for f in ("f0", "f1", "f2"))
 
     def get(self, path: bytes) -> Tags:
         """Return the tags of an image by its path within the folder; {} if there are none."""
@@ -293,8 +291,8 @@ class FolderTags:
         path = os.path.join(self._root, path)
         return open(open_regular(os.path.realpath(path) if self._follow_links else path), "rb")
 
-    def _index(self, path: bytes, columns: Iterable[array[int]]) -> None:
-        """Append key, offset and number of the list of each row of a list to the columns."""
+    def _index(self, path: bytes) -> Iterator[tuple[int, int, int]]:
+        """Yield the key, the offset and the number of the list of each row of a list."""
         shown, damaged = os.fsdecode(path), 0
         try:
             with self._open_list(path) as file:
@@ -307,11 +305,9 @@ class FolderTags:
                     image = _image_path(path, row or {})
                     if row is None or image is None:
                         continue
-                    values = _key(image), offset, len(self._lists) - 1
-                    for column, value in zip(columns, values, strict=True):
-                        column.append(value)
                     if len(self.names) < MAX_TAGS:
                         self.names.update(tags_of(row))
+                    yield _key(image), offset, len(self._lists) - 1
         except (OSError, Rejected, csv.Error) as error:
             why = error.args[-1] or "not a regular file"
             self.faults.append(f"'{shown}' was not read: {why}")
