@@ -102,7 +102,7 @@ def list_folder(
             # A link to a parent of one of them leads back as well.
             inner = os.path.realpath(place) if reason else b""
             if reason and any(os.path.commonpath([outer, inner]) == inner for outer in around):
-                yield Item(path[:-1], rejected=_REJECTIONS[b"circle"])
+                yield Item(path[:-1], rejected=("link", "it leads to a parent folder"))
             else:
                 stack.append((path, _names(place, count, follow_links)))
         except OSError as error:
@@ -114,7 +114,6 @@ _REJECTIONS: Final[Mapping[bytes, Rejection | None]] = {
     b"": None,
     b"link": ("link", "not read without --follow-links"),
     b"broken": ("link", "it leads to nothing that can be read"),
-    b"circle": ("link", "it leads to a parent folder"),
     b"special": ("not-a-regular-file", "a pipe, socket or device"),
 }
 
