@@ -19,6 +19,8 @@ from img2img_data.core.settings_model import build_model, build_part, did_you_me
 from img2img_train.distributed.torchrun import torchrun_env
 
 if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
     from img2img_data.core.command_line import Display
     from img2img_train.config import RunConfig
     from img2img_train.training.fit import FitResult
@@ -54,8 +56,7 @@ class FitCommand(ModelCommand):
         """One option for each setting of all losses, after those of the command itself."""
         from img2img_train.config import all_fields
 
-        fields = FitOptions.model_fields | all_fields()
-        return [SettingOption(n, field) for n, field in fields.items() if n != "corpora"]
+        return _options_of(all_fields())
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Note the loss for the help, which click shows before it parses the other options."""
@@ -74,14 +75,9 @@ class FitCommand(ModelCommand):
         if loss is not None and loss not in OBJECTIVES:
             raise UsageError("option", "--loss", "unknown", did_you_mean(loss, OBJECTIVES))
         fields = all_fields() if full and loss is None else fields_of(loss or DEFAULT_LOSS)
-        fields = FitOptions.model_fields | fields
-        shown = list[click.Option]()
-        for option in super().shown_options(ctx, full):
-            if option.name in fields:
-                # Built anew, because the default depends on the loss.
-                shown.append(SettingOption(option.name, fields[option.name]))
-            elif option not in self.setting_options:
-                shown.append(option)
+        others = [o for o in super().shown_options(ctx, full) if not isinstance(o, SettingOption)]
+        # Built anew, because the defaults depend on the loss.
+        shown = [*_options_of(fields), *others]
         return sorted(shown, key=lambda o: FIRST.index(o.name) if o.name in FIRST else len(FIRST))
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -92,6 +88,12 @@ class FitCommand(ModelCommand):
         hint = "see 'fit --loss NAME --help' for others."
         formatter.write_paragraph()
         formatter.write_text(f"Defaults of --loss {loss}; {hint}")
+
+
+def _options_of(settings: dict[str, FieldInfo]) -> list[SettingOption]:
+    """Return the options of the command itself, then one for each setting but the corpora."""
+    fields = FitOptions.model_fields | settings
+    return [SettingOption(n, field) for n, field in fields.items() if n != "corpora"]
 
 
 @click.command(cls=FitCommand)
