@@ -32,7 +32,8 @@ from img2img_train.runs.model import choose_device, cudnn_settings
 
 MAX_SPEC_CHARACTERS: Final = 120
 FROM_DATA: Final = ("epochs", "crop", "rotate", "validate_every", "samples_every", "noise_ratio")
-"""Settings that follow from the corpora where they are not given."""
+AUTOMATIC: Final = {**dict.fromkeys(FROM_DATA), "device": "auto", "threads": 0, "precision": "auto"}
+"""Values of the settings that follow from the corpora or the machine where they are not given."""
 STEPS: Final = 3000
 LEAST_EPOCHS: Final = 3
 """Least passes over the images in a run of ``epochs=None``, of ``STEPS`` steps or more."""
@@ -44,20 +45,15 @@ SAMPLE_BYTES: Final = 1 << 28
 def resolve_auto(config: RunConfig) -> RunConfig:
     """Return the configuration with every "auto" resolved, by a begun run or the machine."""
     folder = RunFolder(Path(config.out))
-    device, threads, precision = config.device, config.threads, config.precision
     if folder.config.is_file():
         # Results depend on all of these, so a resumed run keeps them.
         begun = RunConfig.load(folder.config)
-        update: dict[str, Any] = {
-            name: getattr(begun, name) for name in FROM_DATA if getattr(config, name) is None
-        }
+        names = [name for name, auto in AUTOMATIC.items() if getattr(config, name) == auto]
+        update: dict[str, Any] = {name: getattr(begun, name) for name in names}
         # More than was asked for where memory ran out.
         update["accumulate"] = max(config.accumulate, begun.accumulate)
         config = config.model_copy(update=update)
-        device = begun.device if device == "auto" else device
-        threads = threads or begun.threads
-        precision = begun.precision if precision == "auto" else precision
-    device = choose_device(device).type  # type: ignore[assignment]
+    device, threads, precision = choose_device(config.device).type, config.threads, config.precision
     if precision == "auto":
         precision = "bf16" if multiplies_bf16(device) else "fp32"
     if not threads:
