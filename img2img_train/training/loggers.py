@@ -64,32 +64,33 @@ class LossBuffer:
 
 @dataclass(slots=True)
 class EpochTimer:
-    """The seconds and images of an epoch, over ``world_size`` processes."""
+    """The seconds of an epoch; ``images`` are those that the run had seen before it."""
 
-    world_size: int = 1
+    images: int = 0
     began: float = field(default_factory=time.monotonic)
     waited: float = 0.0
-    images: int = 0
 
     def next_batch(self, batches: Iterator[Batch]) -> Batch:
         """Return the next batch; count the time as waiting for data (CUDA may still compute)."""
         start = time.monotonic()
         batch = next(batches)
         self.waited += time.monotonic() - start
-        self.images += self.world_size * len(batch.input)
         return batch
 
-    def finish(self, epoch: int, trained: float) -> dict[str, Any]:
-        """Return the timing row of an epoch trained until ``trained``, and start the next one."""
+    def finish(self, epoch: int, trained: float, images: int) -> dict[str, Any]:
+        """Return the timing row of an epoch trained until ``trained``, and start the next one.
+
+        ``images`` are those that the run has seen by now.
+        """
         now, seconds = time.monotonic(), max(trained - self.began, 1e-9)
         row = {
             "epoch": epoch,
             "seconds": round(now - self.began, 3),
             "training_seconds": round(seconds, 3),
             "waiting_for_data": round(self.waited / seconds, 4),
-            "images_per_second": round(self.images / seconds, 1),
+            "images_per_second": round((images - self.images) / seconds, 1),
         }
-        self.began, self.waited, self.images = now, 0.0, 0
+        self.began, self.waited, self.images = now, 0.0, images
         return row
 
 

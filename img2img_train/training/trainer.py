@@ -117,7 +117,7 @@ class Trainer:
     def train(self, batches: Iterator[Batch]) -> None:
         """Train to the end of the run."""
         saved = time.monotonic()
-        self.timer = EpochTimer(self.processes.world_size)
+        self.timer = EpochTimer(self.progress.images)
         while True:
             step = self.progress.step
             if self.data.is_end_of_epoch(step) and self.progress.logged_step != step:
@@ -243,7 +243,7 @@ class Trainer:
         self.folder.append(self.folder.log, rows)
         self.progress = p.model_copy(update=update)
         self.log_rows += rows[1:]
-        self._print_epoch(rows, self.timer.finish(epoch, trained))
+        self._print_epoch(rows, self.timer.finish(epoch, trained, p.images))
         if self.tensorboard is not None:
             self.tensorboard.add_rows(rows)
         if self.live_report is not None and not self.is_over:
