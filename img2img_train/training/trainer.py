@@ -314,9 +314,8 @@ class Trainer:
 
     def write_training_samples(self, store: ImageStore | DeviceCache) -> None:
         """Write the first pairs of the run as steps see them; ``store`` holds its images."""
-        data, count = self.data, self.config.samples
-        steps = StepDataset(data.plan, store, data.train)
-        grid = training_grid(steps, count, self.device, data.train.channel_layout)
+        steps = StepDataset(self.data.plan, store, self.data.train)
+        grid = training_grid(steps, self.config.samples, self.device)
         write_atomically(self.folder.training_samples, io.encode(grid, "png"))
 
     # -------------------------------------------------------------------------------- checkpoints

@@ -55,14 +55,12 @@ def sample_keys(held: ImageSet, count: int, keys: Sequence[str] = ()) -> list[st
     return [found[index] for index in chosen]
 
 
-def training_grid(
-    steps: StepDataset, count: int, device: torch.device, layout: ChannelLayout
-) -> NDArray[Any]:
+def training_grid(steps: StepDataset, count: int, device: torch.device) -> NDArray[Any]:
     """Return the first ``count`` pairs of a run as steps see them, H x W x 3 uint8.
 
     A row per pair, input | target: degraded, cropped and augmented.
     """
-    count = min(count, steps.plan.total)
+    count, layout = min(count, steps.plan.total), steps.images.channel_layout
     numbers = range(-(-count // steps.plan.step_images))
     rows = []
     for batch in (to_device(steps[number], device, layout) for number in numbers):
