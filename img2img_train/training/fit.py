@@ -86,14 +86,15 @@ def fit(
             trainer = Trainer(config, data, device, folder, display, stop, processes, changed)
             if report and processes.is_main:
                 trainer.live_report = LiveReport(folder.root)
-            while (already := _run(trainer, command)) is None:
+            while not _run(trainer, command):
                 trainer.split_step()
                 config = trainer.config
         except signals.StopRequested:
             raise processes.report_once(_stopped(stop, folder)) from None
         except DivergedError as error:
             raise processes.report_once(error) from None
-    early = trainer.progress.step < data.steps
+    # A run that was finished before has not read its images again.
+    already, early = trainer.train_store is None, trainer.progress.step < data.steps
     return FitResult(folder, trainer.progress, time.monotonic() - began, already, early)
 
 
@@ -108,10 +109,9 @@ def dry_run(config: RunConfig) -> list[str]:
     return setup.describe_run(data.config, data)
 
 
-def _run(trainer: Trainer, command: str) -> bool | None:
-    """Start or resume the run and bring it to its end; return True if it was finished.
-
-    None means that memory ran out, and that smaller micro-batches may fit.
+def _run(trainer: Trainer, command: str) -> bool:
+    """Start or resume the run and bring it to its end; return False if memory ran out, and smaller
+    micro-batches may fit.
     """
     folder, data, processes = trainer.folder, trainer.data, trainer.processes
     print_line, start = trainer.display.line, list[str]()
@@ -129,8 +129,7 @@ def _run(trainer: Trainer, command: str) -> bool | None:
     progress = trainer.progress
     processes.main_first(lambda: folder.truncate_logs(progress.log_bytes, progress.step))
     trainer.log_rows = [row for row in read_log(folder.root) if row["kind"] != "train"]
-    already = trainer.is_over
-    if not already:
+    if not trainer.is_over:
         if trainer.train_store is None:
             for line in (*setup.describe_run(trainer.config, data), *start):
                 print_line(line)
@@ -143,11 +142,11 @@ def _run(trainer: Trainer, command: str) -> bool | None:
                 writer = TensorBoardLogger.start(folder.root, data.plan.steps_per_epoch)
                 trainer.tensorboard = stack.enter_context(contextlib.closing(writer))
             if not _train(trainer):
-                return None
+                return False
         trainer.save()
     # A finished run needs no checkpoint to fall back to.
     processes.main_first(lambda: folder.previous.unlink(missing_ok=True))
-    return already
+    return True
 
 
 def _open_folder(trainer: Trainer) -> Checkpoint | None:
