@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self, TypeAlias
 
@@ -488,18 +487,17 @@ def read_recipe(path: Path | str, smoke: bool = False) -> dict[str, Any]:
     from img2img_data.core.yaml_file import read_yaml
 
     content, file = read_yaml(path)
-    place = file.below("run")
     values = _section(path, content, "run")
-    config_of({**PLACEHOLDER, **values}, place)
+    config_of({**PLACEHOLDER, **values}, file.below("run"))
     if not smoke:
         return values
     size = _section(path, content, "smoke")
     for name in (name for name in size if name not in SMOKE):
-        raise replace(place, keys=("smoke",)).error([name], "unknown", did_you_mean(name, SMOKE))
+        raise file.below("smoke").error([name], "unknown", did_you_mean(name, SMOKE))
     # Never into the folder of the full run, which the small one would block.
     out = {"out": f"{values['out']}-smoke"} if values.get("out") else {}
     small = {**values, **out, **_section(path, size, "run", "smoke.")}
-    config_of({**PLACEHOLDER, **small}, replace(place, keys=("smoke", "run")))
+    config_of({**PLACEHOLDER, **small}, file.below("smoke", "run"))
     return small
 
 

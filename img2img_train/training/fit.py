@@ -105,8 +105,8 @@ def dry_run(config: RunConfig) -> list[str]:
     data = setup.RunData.open(config)
     if folder.config.is_file():
         folder.check_unchanged(data.config, data.summary())
-    setup.frozen_networks(data.config, data, local_device(config.device, torchrun_env()))
-    return setup.describe_run(data.config, data)
+    setup.frozen_networks(data, local_device(config.device, torchrun_env()))
+    return setup.describe_run(data)
 
 
 def _run(trainer: Trainer, command: str) -> bool:
@@ -131,7 +131,7 @@ def _run(trainer: Trainer, command: str) -> bool:
     trainer.log_rows = [row for row in read_log(folder.root) if row["kind"] != "train"]
     if not trainer.is_over:
         if trainer.train_store is None:
-            for line in (*setup.describe_run(trainer.config, data), *start):
+            for line in (*setup.describe_run(data), *start):
                 print_line(line)
             if processes.is_main:
                 folder.append(folder.timing, [describe_session(command, trainer.device)])

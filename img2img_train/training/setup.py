@@ -230,13 +230,13 @@ class RunData:
         return step > 0 and (step % self.plan.steps_per_epoch == 0 or step == self.steps)
 
 
-def frozen_networks(config: RunConfig, data: RunData, device: torch.device) -> dict[str, nn.Module]:
+def frozen_networks(data: RunData, device: torch.device) -> dict[str, nn.Module]:
     """Return the networks that the losses of a run use and no phase trains, by name.
 
     Raises CheckpointError or UsageError if they cannot be read or used.
     """
     found = dict[str, nn.Module]()
-    for name, files in config.objective.frozen_networks().items():
+    for name, files in data.config.objective.frozen_networks().items():
         if data.train.channel_layout.color == "lab":
             why = "compares RGB images, and the corpus is a Lab corpus"
             raise UsageError("option", f"--{name}", why, "leave it out")
@@ -264,11 +264,11 @@ def _summary(images: dataset.ImageSet) -> dict[str, Any]:
     return {**counts, "fingerprint": images.fingerprint}
 
 
-def describe_run(config: RunConfig, data: RunData) -> list[str]:
+def describe_run(data: RunData) -> list[str]:
     """Return lines that describe what a run is about to do."""
-    objective, (height, width) = config.objective, data.train.size
+    config, (height, width) = data.config, data.train.size
     layout, online = data.train.channel_layout, data.train.on_the_fly
-    networks = objective.networks(layout.channels)
+    networks = config.objective.networks(layout.channels)
     spec = networks.pop("generator")
     padded = f"{spec.padded_side(width)}x{spec.padded_side(height)}"
     images = f"{_count(data.train)} {'cropped to' if data.train.min_side else 'of'} "
@@ -287,7 +287,7 @@ def describe_run(config: RunConfig, data: RunData) -> list[str]:
     others = {f"{other.name} of width {other.width}" for other in networks.values()}
     network = f"{spec.name} of width {spec.width}{' with ' if others else ''}"
     network += f"{', '.join(sorted(others))}, {config.precision} on {config.device}"
-    unit = "pair(s)" if objective.paired else "image(s) of each side"
+    unit = "pair(s)" if config.objective.paired else "image(s) of each side"
     steps = f"{data.steps:,} steps of {data.plan.step_images} {unit}, {config.epochs} epoch"
     steps += "s" * (config.epochs != 1)
     return [

@@ -82,7 +82,7 @@ class Trainer:
         channels = self.data.train.channel_layout.channels
         self.loss_buffer = LossBuffer(self.processes.all_reduce_mean)
         self.state = TrainingState.create(c, self.device, channels)
-        frozen = frozen_networks(c, self.data, self.device)
+        frozen = frozen_networks(self.data, self.device)
         self.train_step = TrainStep(c, self.state, schedule, self.processes, frozen)
 
     def can_split_step(self) -> bool:
