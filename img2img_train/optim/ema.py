@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ class ModelEma:
     """Moving averages of networks, which start as copies; buffers are copied, not averaged."""
 
     decay: float
-    nets: dict[str, nn.Module] = field(default_factory=dict)
+    nets: dict[str, nn.Module]
 
     @classmethod
     def of(cls, decay: float, nets: Mapping[str, nn.Module], names: Iterable[str]) -> ModelEma:

@@ -30,7 +30,7 @@ class TrainingState:
     """Everything that a step changes; a checkpoint holds all of it.
 
     ``memory_format`` is that of images and weights; ``ema`` averages the generators, with
-    ``--ema``.
+    ``--ema``, else no network.
     """
 
     device: torch.device
@@ -38,7 +38,7 @@ class TrainingState:
     nets: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
     pools: dict[str, ImagePool]
-    ema: ModelEma | None
+    ema: ModelEma
 
     @classmethod
     def create(
@@ -57,20 +57,19 @@ class TrainingState:
         optimizers = {p.name: _optimizer(p, config, nets, device) for p in objective.phases()}
         sizes = enumerate(objective.image_pools().items())
         pools = {name: ImagePool(size, config.seed, number) for number, (name, size) in sizes}
-        ema = ModelEma.of(config.ema, nets, objective.generators()) if config.ema else None
+        ema = ModelEma.of(config.ema, nets, objective.generators() if config.ema else ())
         return cls(device, layout, nets, optimizers, pools, ema)
 
     @property
     def inference_nets(self) -> Mapping[str, nn.Module]:
         """The networks for validation and samples: moving averages where there are any."""
-        return self.nets | self.ema.nets if self.ema is not None else self.nets
+        return self.nets | self.ema.nets
 
     @property
     def _saved_nets(self) -> dict[str, nn.Module]:
         """The networks by their prefix in a checkpoint: ``network/NAME/`` and ``ema/NAME/``."""
-        averaged = self.ema.nets if self.ema is not None else {}
         saved = {f"network/{name}/": net for name, net in self.nets.items()}
-        return saved | {f"ema/{name}/": net for name, net in averaged.items()}
+        return saved | {f"ema/{name}/": net for name, net in self.ema.nets.items()}
 
     def network_tensors(self) -> checkpoints.Tensors:
         """Return all weights and buffers: ``network/NAME/KEY`` and ``ema/NAME/KEY``."""
@@ -112,8 +111,7 @@ class TrainingState:
                     options = "--net and --width" if "generator" in name else "--discriminator"
                     hint = f"give its {options} and --loss, or omit them"
                     raise UsageError("option", "--init", f"{error} ({name})", hint) from None
-        if self.ema is not None:
-            self.ema = ModelEma.of(config.ema, self.nets, config.objective.generators())
+        self.ema = ModelEma.of(config.ema, self.nets, self.ema.nets)
         line = f"starting from '{printable(str(checkpoint.path))}': {', '.join(taken)}"
         trained = checkpoint.description.config.get("input", config.input)
         line += f", trained with --input {trained}" if trained != config.input else ""

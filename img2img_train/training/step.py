@@ -107,7 +107,7 @@ class TrainStep:
             # takes in clipped weights.
             optimizer.step()
             objective.after_update(phase.name, state.nets)
-            if state.ema is not None:
+            if state.ema.nets:
                 state.ema.update(state.nets, phase.modules, (number + 1) // phase.every)
         return terms
 
