@@ -197,17 +197,15 @@ class RunData:
         count = len(self.held_out or ())
         return evenly_spaced(count, self.config.validation_images or count)
 
-    def train_sample(self, limit: int) -> tuple[dataset.ImageStore, Sequence[int]] | None:
+    def train_sample(self, limit: int) -> tuple[dataset.ImageStore, Sequence[int]]:
         """Return evenly spaced training pairs, as many as are held out, ``limit`` at most: a store,
         and their indices in it.
 
         Up to SAMPLE_BYTES are kept in memory; larger ones are read each time.
         """
-        if self.held_out is None:
-            return None
         # As stored, like the held-out ones, which --degrade does not degrade either.
         train = replace(self.train, on_the_fly=None)
-        indices = evenly_spaced(len(train), min(len(self.held_out), limit))
+        indices = evenly_spaced(len(train), min(len(self.held_out or ()), limit))
         if train.nbytes * len(indices) > SAMPLE_BYTES * len(train):
             return train, indices
         inputs, targets = zip(*(train.read(index) for index in indices), strict=True)
