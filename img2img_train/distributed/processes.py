@@ -34,9 +34,8 @@ T = TypeVar("T")
 class Processes:
     """The processes of a run, as seen by one of them; a single one exchanges nothing.
 
-    All processes have to call each method in the same order, except for ``shard`` and
-    ``shard_indices``. ``cpu_group`` exchanges tensors on the host, so that no method there waits
-    for the device.
+    All processes have to call each method in the same order, except for ``shard_indices``.
+    ``cpu_group`` exchanges tensors on the host, so that no method there waits for the device.
     """
 
     rank: int = 0
@@ -52,11 +51,6 @@ class Processes:
     def is_main(self) -> bool:
         """True in the process that writes files and messages."""
         return self.rank == 0
-
-    def shard(self, count: int) -> slice:
-        """Return the slice of this process among ``count`` gathered images."""
-        size = count // self.world_size
-        return slice(self.rank * size, (self.rank + 1) * size)
 
     def shard_indices(self, count: int, micro_batches: int) -> NDArray[np.int64]:
         """Return the indices of this process's images among the ``count`` of a step, int64.

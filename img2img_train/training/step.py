@@ -140,7 +140,7 @@ class TrainStep:
         # Every process passes all images through its pool, so that all pools stay equal and a
         # checkpoint of the main process is complete; each trains on its own share.
         shown = pool.query(self.processes.all_gather(images), rng)
-        shard = shown[self.processes.shard(len(shown))]
+        shard = shown.chunk(self.processes.world_size)[self.processes.rank]
         return shard.contiguous(memory_format=self.state.memory_format)
 
     def require_gradients(self, *phases: Phase) -> None:
