@@ -240,8 +240,7 @@ def _read(trainer: Trainer, images: ImageSet, workers: int) -> ImageStore:
         trainer.display.advance(done)
 
     trainer.display.begin("reading", len(images))
-    cache = "ram" if trainer.config.cache == "device" else trainer.config.cache
-    return dataset.cache_images(images, cache, workers, check)
+    return dataset.cache_images(images, trainer.config.cache, workers, check)
 
 
 def _memory_hint(config: RunConfig, folder: RunFolder) -> str:
