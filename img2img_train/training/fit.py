@@ -139,8 +139,9 @@ def _run(trainer: Trainer, command: str) -> bool:
             print_line(f"resuming from step {trainer.progress.step:,}")
         with contextlib.ExitStack() as stack:
             if trainer.config.tensorboard and processes.is_main:
-                writer = TensorBoardLogger.start(folder.root, data.plan.steps_per_epoch)
-                trainer.tensorboard = stack.enter_context(contextlib.closing(writer))
+                logger = TensorBoardLogger.start(folder.root, data.plan.steps_per_epoch)
+                stack.enter_context(logger.writer)
+                trainer.tensorboard = logger
             if not _train(trainer):
                 return False
         trainer.save()

@@ -172,7 +172,3 @@ class TensorBoardLogger:
         """Add a sample grid."""
         self.writer.add_image("samples", io.read(path).pixels, step, dataformats="HWC")
         self.writer.flush()
-
-    def close(self) -> None:
-        """Close the event file."""
-        self.writer.close()
