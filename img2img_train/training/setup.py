@@ -223,10 +223,6 @@ class RunData:
             return all(map(all, gray))
         return any(target for _, target in gray) and all(target for image, target in gray if image)
 
-    def is_end_of_epoch(self, step: int) -> bool:
-        """Return True if an epoch, or the run, ends with this step (counted from 1)."""
-        return step > 0 and (step % self.plan.steps_per_epoch == 0 or step == self.steps)
-
 
 def frozen_networks(data: RunData, device: torch.device) -> dict[str, nn.Module]:
     """Return the networks that the losses of a run use and no phase trains, by name.

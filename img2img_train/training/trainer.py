@@ -120,7 +120,8 @@ class Trainer:
         self.timer = EpochTimer(self.progress.images)
         while True:
             step = self.progress.step
-            if self.data.is_end_of_epoch(step) and self.progress.logged_step != step:
+            ends_epoch = step % self.data.plan.steps_per_epoch == 0 or step == self.data.steps
+            if ends_epoch and self.progress.logged_step != step:
                 self.end_epoch()
             if self.is_over:
                 return
