@@ -59,10 +59,9 @@ def handle_signals(ignore_repeats: bool = False) -> Iterator[StopSignal]:
     stop = StopSignal(ignore_repeats=ignore_repeats)
     # Python allows signal handlers in the main thread only; notebooks and tests may train in
     # another one.
-    if threading.current_thread() is not threading.main_thread():
-        yield stop
-        return
-    before = {number: signal.signal(number, stop) for number in stop_signals()}
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    numbers = stop_signals() if in_main_thread else []
+    before = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield stop
     finally:
