@@ -172,12 +172,13 @@ class StepSamples:
     """Indices of inputs and targets, 2 x N, and their augmentation; equal for both halves of a
     pair.
 
-    ``orientations`` is 2 x N: twice the number of quarter turns, plus 1 if mirrored before. None
-    means no augmentation of that kind. ``kinds`` holds the kind of each input, N; None: DEFAULT.
+    ``orientations`` is 2 x N: twice the number of quarter turns, plus 1 if mirrored before.
+    ``kinds`` holds the kind of each input, N; None: DEFAULT. ``jitter`` and ``crops`` are None
+    without an augmentation of that kind.
     """
 
     indices: Indices
-    orientations: NDArray[np.int64] | None
+    orientations: NDArray[np.int64]
     epoch: int
     jitter: Jitter | None = None
     crops: Crops | None = None
@@ -185,11 +186,11 @@ class StepSamples:
 
     def select(self, part: Part) -> StepSamples:
         """Return a part of the samples, for instance that of one of several processes."""
-        orientations = None if self.orientations is None else self.orientations[:, part]
+        indices, orientations = self.indices[:, part], self.orientations[:, part]
         jitter = self.jitter and replace(self.jitter, offsets=self.jitter.offsets[:, part])
         crops = self.crops and replace(self.crops, offsets=self.crops.offsets[:, part])
         kinds = None if self.kinds is None else self.kinds[part]
-        return StepSamples(self.indices[:, part], orientations, self.epoch, jitter, crops, kinds)
+        return StepSamples(indices, orientations, self.epoch, jitter, crops, kinds)
 
 
 @lru_cache(maxsize=2)
@@ -198,11 +199,9 @@ def _epoch_samples(plan: SamplingPlan, epoch: int) -> StepSamples:
     indices = np.stack([order, plan.order(epoch, side=1) if plan.others else order])
     jitter = Jitter(plan.jitter, plan.draw(epoch, JITTER, 2)) if plan.jitter > 1 else None
     crops = Crops(plan.crop, plan.draw(epoch, CROP, 2)) if plan.crop else None
-    orientations = None
-    if plan.flip or plan.rotate:
-        orientations = np.zeros(indices.shape, np.int64)
-        orientations += (plan.draw(epoch, FLIP) < 0.5) if plan.flip else 0
-        orientations += 2 * (4 * plan.draw(epoch, TURN)).astype(np.int64) if plan.rotate else 0
+    orientations = np.zeros(indices.shape, np.int64)
+    orientations += (plan.draw(epoch, FLIP) < 0.5) if plan.flip else 0
+    orientations += 2 * (4 * plan.draw(epoch, TURN)).astype(np.int64) if plan.rotate else 0
     kinds = None
     if any(plan.shares):
         share, clean = plan.draw(epoch, KIND)[0], plan.shares[CLEAN - 1]
@@ -214,7 +213,7 @@ def _epoch_samples(plan: SamplingPlan, epoch: int) -> StepSamples:
 @dataclass(frozen=True, slots=True)
 class RawBatch:
     """The images of one step as read, N x H x W x C, on the host or in the device cache;
-    ``orientations`` and ``kinds`` as in ``StepSamples``.
+    ``orientations`` (None: all are upright) and ``kinds`` as in ``StepSamples``.
 
     The device still has to apply ``jitter`` to them, to degrade the targets if there are
     ``operators``, which gives the inputs of kind DEFAULT, and to take targets as those that are
