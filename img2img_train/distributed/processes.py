@@ -121,12 +121,12 @@ class Processes:
             distributed.all_reduce(values, distributed.ReduceOp.MAX, group=self.cpu_group)
         return tuple(values.tolist())
 
-    def broadcast_text(self, text: str) -> str:
-        """Return the text of the main process, in each of several processes."""
-        texts = [text]
+    def broadcast(self, value: T) -> T:
+        """Return the value of the main process, in each of several processes."""
+        values = [value]
         with collective():
-            distributed.broadcast_object_list(texts, 0, group=self.cpu_group)
-        return texts[0]
+            distributed.broadcast_object_list(values, 0, group=self.cpu_group)
+        return values[0]
 
     def main_first(self, function: Callable[[], T]) -> T | None:
         """Run a function on rank 0 while the others wait; return its result there, None elsewhere.

@@ -209,8 +209,7 @@ class Trainer:
         if self.processes.is_main:
             self._log_epoch()
         if self.processes.is_distributed:
-            text = self.processes.broadcast_text(self.progress.model_dump_json())
-            self.progress = TrainingProgress.model_validate_json(text)
+            self.progress = self.processes.broadcast(self.progress)
 
     def _log_epoch(self) -> None:
         p, trained = self.progress, time.monotonic()
