@@ -163,12 +163,11 @@ def _fit(config: RunConfig, report: bool, changed: bool = False) -> None:
         from img2img_train.training.fit import fit as train
 
     # Only rank 0 shows progress and scores the run; the others would print the same.
-    if torchrun_env().rank:
-        with Path(os.devnull).open("w") as nowhere:
-            train(config, Display(nowhere), changed=changed)
+    rank, command = torchrun_env().rank, click.get_current_context().obj or ""
+    with Path(os.devnull).open("w") as nowhere, Display(nowhere if rank else None) as display:
+        result = train(config, display, report, changed, command)
+    if rank:
         return
-    with Display() as display:
-        result = train(config, display, report, changed, click.get_current_context().obj or "")
     click.echo(repr(result))
     # A finished run that is given again is not scored again, unless its report is out of date.
     if report and not (result.already and result.folder.has_current_report()):
