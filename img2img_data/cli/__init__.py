@@ -2,5 +2,3 @@
 
 Parses, calls the other rooms, prints. Work on images belongs below, in ``builds`` and ``inspect``.
 """
-
-__all__ = ["main"]

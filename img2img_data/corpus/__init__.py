@@ -2,5 +2,3 @@
 
 Writers live in ``builds`` and ``exchange``; checks and pages about a corpus live in ``inspect``.
 """
-
-__all__ = ["format", "layouts", "reader", "view"]

@@ -2,5 +2,3 @@
 
 Reading folders of other tools is in ``corpus.layouts``.
 """
-
-__all__ = ["export", "webdataset"]

@@ -2,5 +2,3 @@
 
 The only room that calls decoders and encoders. It does not know corpora, degradations or tensors.
 """
-
-__all__ = ["color", "headers", "io", "pixels"]

@@ -2,5 +2,3 @@
 
 Nothing here changes a corpus.
 """
-
-__all__ = ["contact_sheet", "corpus_page", "demo_photos", "leakage", "verify"]

@@ -1,3 +1,1 @@
 """Runs: one task per image, in parallel, with journal and manifests. Pairs belong in ``builds``."""
-
-__all__ = ["build_folder", "plan", "run", "workers"]

@@ -2,5 +2,3 @@
 
 It compares pixels in memory and fingerprints in a file; it does not know corpora.
 """
-
-__all__ = ["alignment", "duplicates", "perceptual_hash"]

@@ -2,5 +2,3 @@
 
 Parses, calls the other rooms, prints. Settings of a run belong in ``img2img_train.config``.
 """
-
-__all__ = ["main"]

@@ -2,5 +2,3 @@
 
 Nothing here knows networks, objectives or run folders.
 """
-
-__all__ = ["memory", "processes", "torchrun"]

@@ -2,5 +2,3 @@
 
 The metrics themselves are in `metrics`, the HTML pages in `report`.
 """
-
-__all__ = ["evaluate", "results", "score"]

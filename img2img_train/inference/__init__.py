@@ -2,5 +2,3 @@
 
 Reading a checkpoint (runs) and scoring (evaluation) do not belong here.
 """
-
-__all__ = ["function", "inputs", "onnx_export", "settings", "translate", "video"]

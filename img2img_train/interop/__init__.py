@@ -3,5 +3,3 @@
 What belongs here: reading and writing their files, and translating their options to settings of
 this package. Networks and settings themselves do not.
 """
-
-__all__ = ["junyanz_options", "junyanz_weights"]

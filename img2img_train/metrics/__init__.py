@@ -2,5 +2,3 @@
 
 Which models and corpora are scored is the matter of `evaluation`.
 """
-
-__all__ = ["bootstrap", "color_overlap", "perceptual", "registry"]

@@ -2,5 +2,3 @@
 
 What trains them (losses, optimizers, checkpoints) belongs to other rooms.
 """
-
-__all__ = ["generators", "layers", "registry", "specs"]

@@ -2,5 +2,3 @@
 
 An objective is frozen settings without state; the loop that runs it belongs to ``training``.
 """
-
-__all__ = ["base", "gan", "image_pool", "registry"]

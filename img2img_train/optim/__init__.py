@@ -1,3 +1,1 @@
 """Learning-rate schedules, Adam on a CPU, the moving average of weights; the rest is torch's."""
-
-__all__ = ["ema", "optimizers"]

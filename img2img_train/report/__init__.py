@@ -2,5 +2,3 @@
 
 The page about a corpus is `img2img_data.inspect`'s, whose layout these pages extend.
 """
-
-__all__ = ["gallery", "page"]

@@ -2,5 +2,3 @@
 
 What trains a model is in `training`, what scores one in `evaluation`.
 """
-
-__all__ = ["checkpoint", "folder", "model", "weight_files"]

@@ -2,5 +2,3 @@
 
 Training and inference do not belong here; the page calls them.
 """
-
-__all__ = ["models", "server"]

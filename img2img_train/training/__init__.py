@@ -2,5 +2,3 @@
 
 Objectives, networks, data and the files of a run folder belong to rooms of their own.
 """
-
-__all__ = ["fit", "signals"]
