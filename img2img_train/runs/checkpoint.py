@@ -115,6 +115,10 @@ class Checkpoint:
         """Return the tensors under a prefix, named without it."""
         return {k.removeprefix(prefix): t for k, t in self.tensors.items() if k.startswith(prefix)}
 
+    def weights_of(self, name: str) -> Tensors:
+        """Return the weights of a network, averaged ones where there are any; {} without both."""
+        return self.tensors_under(f"ema/{name}/") or self.tensors_under(f"network/{name}/")
+
     def config(self) -> RunConfig:
         """Return the configuration of the run; CheckpointError if this version does not know it."""
         try:

@@ -145,8 +145,7 @@ def load_generator(
     except UsageError as error:
         why = f"describes an unknown network: {error}"
         raise CheckpointError("checkpoint", file, why) from None
-    averaged = checkpoint.tensors_under(f"ema/{name}/")
-    load_into_network(network, averaged or checkpoint.tensors_under(f"network/{name}/"), file)
+    load_into_network(network, checkpoint.weights_of(name), file)
     overrides = {"test_dropout": dropout, "test_norm": norm}
     config = config.model_copy(update={k: v for k, v in overrides.items() if v is not None})
     set_test_norm(network, config.test_norm)

@@ -101,8 +101,7 @@ class TrainingState:
         taken, fresh = list[str](), list[str]()
         for name, net in self.nets.items():
             source = checkpoint.description.generator if name == "generator" else name
-            prefixes = (f"ema/{source}/", f"network/{source}/")
-            tensors = next(filter(None, map(checkpoint.tensors_under, prefixes)), None)
+            tensors = checkpoint.weights_of(source)
             (taken if tensors else fresh).append(name)
             if tensors:
                 try:
