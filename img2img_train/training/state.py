@@ -61,11 +61,6 @@ class TrainingState:
         return cls(device, layout, nets, optimizers, pools, ema)
 
     @property
-    def inference_nets(self) -> Mapping[str, nn.Module]:
-        """The networks for validation and samples: moving averages where there are any."""
-        return self.nets | self.ema.nets
-
-    @property
     def _saved_nets(self) -> dict[str, nn.Module]:
         """The networks by their prefix in a checkpoint: ``network/NAME/`` and ``ema/NAME/``."""
         saved = {f"network/{name}/": net for name, net in self.nets.items()}

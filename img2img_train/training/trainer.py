@@ -296,8 +296,9 @@ class Trainer:
 
     @property
     def validator(self) -> Validator:
-        """The networks for validation and samples."""
-        c, layout, nets = self.config, self.data.train.channel_layout, self.state.inference_nets
+        """The networks for validation and samples: moving averages where there are any."""
+        c, layout = self.config, self.data.train.channel_layout
+        nets = self.state.nets | self.state.ema.nets
         return Validator(c.objective, nets, self.device, layout, c.test_dropout)
 
     def _write_samples(self, epoch: int) -> None:
