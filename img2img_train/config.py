@@ -327,7 +327,7 @@ class RunConfig(FrozenModel):
             exported = "model_format" in page
             why = "is of an exported model, not of a run" if exported else "is damaged: no 'config'"
             raise CheckpointError("run", path, why, "train into another folder")
-        return config_of({**values, "out": str(path.parent)}, str(path))
+        return config_of({**values, "out": str(path.parent)}, Place(str(path)))
 
     def changes(self, other: RunConfig) -> dict[str, tuple[Any, Any]]:
         """Return the settings that differ from ``other``: name to (self's, other's), without
@@ -339,21 +339,17 @@ class RunConfig(FrozenModel):
 
 
 # ------------------------------------------------------------------------------ settings and losses
-def config_of(values: Mapping[str, Any], where: str | Place = OPTIONS) -> RunConfig:
-    """Return the configuration of flat settings; ``UsageError`` names the wrong option or key.
-
-    ``where`` as in ``build_model``.
-    """
-    return build_model(RunConfig, gather(values, where), where)
+def config_of(values: Mapping[str, Any], place: Place = OPTIONS) -> RunConfig:
+    """Return the configuration of flat settings; ``UsageError`` names the wrong option or key."""
+    return build_model(RunConfig, gather(values, place), place)
 
 
-def gather(values: Mapping[str, Any], where: str | Place = OPTIONS) -> dict[str, Any]:
+def gather(values: Mapping[str, Any], place: Place = OPTIONS) -> dict[str, Any]:
     """Return flat settings with those of the objective gathered as ``objective``.
 
     The published defaults of the objective are filled in. Raises ``UsageError`` for a setting that
     is unknown or belongs to other objectives only.
     """
-    place = where if isinstance(where, Place) else Place(where)
     values = {**_of_preset(values.get("preset"), place), **values}
     loss = str(values.get("loss", RunConfig.model_fields["loss"].default))
     if loss not in OBJECTIVES:

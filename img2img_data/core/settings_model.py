@@ -143,16 +143,10 @@ OPTIONS: Final = Place()
 """The command line."""
 
 
-def build_model(
-    model: type[ModelT], values: Mapping[str, Any], where: str | Place = OPTIONS
-) -> ModelT:
-    """Return ``model(**values)``; ``UsageError`` names the option or key path of a wrong value.
-
-    ``where`` is a place, or the title of a file.
-    """
+def build_model(model: type[ModelT], values: Mapping[str, Any], place: Place = OPTIONS) -> ModelT:
+    """Return ``model(**values)``; ``UsageError`` names the option or key path of a wrong value."""
     from pydantic import ValidationError
 
-    place = where if isinstance(where, Place) else Place(where)
     try:
         return model(**values)
     except ValidationError as error:

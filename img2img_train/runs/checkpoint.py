@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from img2img_data.core.errors import CheckpointError, Img2ImgError, printable
 from img2img_data.core.files import write_atomically
 from img2img_data.core.frozen_model import FrozenModel
+from img2img_data.core.settings_model import Place
 from img2img_train.config import Positive, RunConfig, config_of
 from img2img_train.networks.specs import GeneratorName, NetworkSpec
 
@@ -121,8 +122,9 @@ class Checkpoint:
 
     def config(self) -> RunConfig:
         """Return the configuration of the run; CheckpointError if this version does not know it."""
+        place = Place(f"checkpoint '{printable(str(self.path))}'")
         try:
-            return config_of(self.description.config, f"checkpoint '{printable(str(self.path))}'")
+            return config_of(self.description.config, place)
         except Img2ImgError as error:
             raise CheckpointError(str(error)) from None
 
