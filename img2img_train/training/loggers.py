@@ -43,23 +43,22 @@ class LossBuffer:
     """
 
     mean: Callable[[Tensor], Tensor]
-    values: list[Tensor] = field(default_factory=list)
-    names: list[list[str]] = field(default_factory=list)
+    steps: list[tuple[list[str], Tensor]] = field(default_factory=list)
 
     def add(self, losses: Mapping[str, Tensor]) -> bool:
         """Add the losses of a step; return True if the block is full."""
-        self.values.append(torch.stack([loss.detach().float() for loss in losses.values()]))
-        self.names.append(list(losses))
-        return len(self.values) == BLOCK_STEPS
+        values = torch.stack([loss.detach().float() for loss in losses.values()])
+        self.steps.append((list(losses), values))
+        return len(self.steps) == BLOCK_STEPS
 
     def take(self) -> list[dict[str, float]]:
         """Return the losses of each step of the block, and empty it."""
-        if not self.values:
+        if not self.steps:
             return []
-        values = iter(self.mean(torch.cat(self.values).cpu()).tolist())
-        steps = [{name: next(values) for name in names} for names in self.names]
-        self.values, self.names = [], []
-        return steps
+        values = iter(self.mean(torch.cat([x for _, x in self.steps]).cpu()).tolist())
+        block = [{name: next(values) for name in names} for names, _ in self.steps]
+        self.steps = []
+        return block
 
 
 @dataclass(slots=True)
