@@ -562,6 +562,8 @@ def pillow_image(data: bytes, name: str) -> Iterator[Any]:
         raise Rejected("too-many-pixels", "more than its header or Pillow allows") from None
     except UnidentifiedImageError:  # its text holds an address, which would differ from run to run
         raise Rejected("corrupt", f"not a readable {name} image") from None
+    except MemoryError:
+        raise
     except Exception as error:
         text = str(error)[:200]
         is_cut = isinstance(error, IndexError) or "runcated" in text or "end of file" in text

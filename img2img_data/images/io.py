@@ -178,6 +178,8 @@ def _decode_opencv(data: bytes, found: Header) -> Pixels:
         with silent_stderr():
             raw = cv2.imdecode(np.frombuffer(found.data or data, np.uint8), flags)
     except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem:
+            raise MemoryError(error.err) from None
         raise Rejected("corrupt", str(error.err)[:200]) from None
     if raw is None or raw.shape[:2] != (found.height, found.width):
         raise Rejected("corrupt", "the decoder gave up: its data or checksums are damaged")

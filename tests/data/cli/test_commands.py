@@ -142,6 +142,7 @@ def test_the_first_clause_is_the_short_help() -> None:
             "error: file 'x': No space left on device",
         ),
         (ModuleNotFoundError("no", name="torch"), 2, "error: img2img-train: needs 'torch', which "),
+        (MemoryError(), 1, "error: out of memory; "),
         (ValueError("odd"), 1, "error: a fault of this program in test_commands.py, line "),
     ],
 )

@@ -909,3 +909,34 @@ def test_lab_comes_back() -> None:
     assert back.dtype == np.uint16
     assert np.abs(to_8_bit(back).astype(int) - pixels).max() <= 1
     assert luminance(pixels).shape == (64, 64)
+
+
+DECODE_WITH_LITTLE_MEMORY = """
+import resource, sys
+from pathlib import Path
+import cv2
+from img2img_data.images.io import ReadPolicy, decode
+
+cv2.setNumThreads(1)
+small, large = (Path(name).read_bytes() for name in sys.argv[1:])
+decode(small, ReadPolicy())  # imports what it needs
+now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (now + (40 << 20),) * 2)
+try:
+    decode(large, ReadPolicy())
+except MemoryError:
+    print("MemoryError")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP", "GIF", "TGA"])
+def test_a_lack_of_memory_is_not_the_fault_of_an_image(format: str, tmp_path: Path) -> None:
+    """It is no rejection, which would leave the image out of the corpus."""
+    options = {"TIFF": {"compression": "tiff_lzw"}, "TGA": {"compression": "tga_rle"}}
+    for name, side in (("small", 32), ("large", 6000)):
+        image = Image.new("RGB", (side, side))
+        (tmp_path / name).write_bytes(saved(image, format, **options.get(format, {})))
+    command = [sys.executable, "-c", DECODE_WITH_LITTLE_MEMORY, "small", "large"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
+    assert result.stdout == b"MemoryError\n", result.stderr.decode()
