@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import stat
 import sys
@@ -116,14 +117,17 @@ def write_atomically(
     """
     # This runs for every image, so names are text and not a ``Path``, there are system calls in
     # place of file objects, and a folder is created only after a call has failed without it.
+    is_given = temporary is not None
     if temporary is None:
         # A rename would replace a device such as /dev/null by a file.
         if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
             raise UsageError("file", path, "is a folder or a device", "give another name")
         folder, name = os.path.split(path)
         temporary = os.path.join(folder, f".{name}.tmp")
+    opened = functools.partial(os.open, temporary, _WRITE_FLAGS, 0o666)
     try:
-        _write(with_folder(path, lambda: os.open(temporary, _WRITE_FLAGS, 0o666)), data, sync)
+        # The folder of a given temporary file is missing where the output was moved meanwhile.
+        _write(opened() if is_given else with_folder(path, opened), data, sync)
         with_folder(path, lambda: os.replace(temporary, path))
     except BaseException as error:
         with contextlib.suppress(OSError):
@@ -191,6 +195,8 @@ def cannot_write(path: Path, error: OSError) -> Img2ImgError:
         why, hint = "file too large", "raise the file size limit and run it again"
     elif error.errno == errno.ENAMETOOLONG:
         hint = "give a shorter name"
+    elif error.errno in {errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
+        hint = "raise the limit (ulimit -a shows it), or use fewer processes"
     return Img2ImgError("cannot write", name, why, hint)
 
 

@@ -19,6 +19,7 @@ import os
 import re
 import shutil
 import threading
+import time
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -51,6 +52,8 @@ MAX_WAITING: Final = 1 << 22
 SHOWN: Final = 10
 """Rejections, and warnings, that a summary shows."""
 PAIRING_REASONS: Final = frozenset({"unpaired", "ambiguous-pair"})
+PASSING_REASONS: Final = frozenset({"timeout", "worker-died", "unreadable", "vanished"})
+"""Reasons that may be those of the machine, not of the image: a later run tries it again."""
 CONVERTED: Final[dict[str, str]] = {
     "first-frame": "the first of several frames or pages, which source_frames in a row counts",
     "depth": "16 bit or float and became 8 bit; png keeps that, in a corpus with --bits 16",
@@ -172,7 +175,7 @@ class OutcomeLog:
         self._path, self._temporary = path, path.with_name(f".{path.name}.tmp")
         self._file: BinaryIO = self._temporary.open("wb")
         self._positions = array("q", [-1]) * count
-        self._end = 0
+        self._end, self._flush_at = 0, 0.0
 
     def __enter__(self) -> OutcomeLog:
         return self
@@ -187,6 +190,9 @@ class OutcomeLog:
         # JSON escapes tabs.
         lines = outcome.line.removesuffix(b"\n"), outcome.datasets_line or b"\n"
         self._end += self._file.write(b"\t".join((outcome.manifest.encode(), *lines)))
+        if (now := time.monotonic()) >= self._flush_at:
+            self._file.flush()  # a kill loses the images of a second
+            self._flush_at = now + 1
 
     def publish(self) -> None:
         """Rename the journal into place; further outcomes are appended there."""
@@ -194,6 +200,10 @@ class OutcomeLog:
         self._file.close()
         self._temporary.replace(self._path)
         self._file = self._path.open("ab", buffering=1 << 16)
+
+    def is_pending(self, index: int) -> bool:
+        """Return True if a task has no outcome."""
+        return self._positions[index] < 0
 
     def pending(self) -> array[int]:
         """Return the indices of the tasks without an outcome."""
@@ -321,18 +331,19 @@ class BuildFolder:
         """
         with writing_to(self.building), OutcomeLog(self.building / JOURNAL_FILE, count) as log:
             for index, (manifest, line) in zip(indices, self.earlier_rows(), strict=True):
-                if index >= 0:
+                if index < 0:
+                    self._remove_files(manifest, line)
+                elif log.is_pending(index):  # a damaged manifest may have a row twice
                     datasets_line = to_datasets_line(json.loads(line), line)
                     log.add(Outcome(index, manifest, "", line, datasets_line))
                     report.kept[manifest] += 1
-                else:
-                    self._remove_files(manifest, line)
             log.publish()
             yield log
 
     def _remove_files(self, manifest: str, line: bytes) -> None:
         # A power failure can leave any bytes in a journal.
-        with contextlib.suppress(ValueError, RecursionError, AttributeError, CorpusError):
+        wrong = ValueError, RecursionError, AttributeError, LookupError, TypeError, CorpusError
+        with contextlib.suppress(*wrong):
             row = json.loads(line)
             for column in corpus_format.columns_of(row):
                 _remove(corpus_format.inside(self.root, f"{manifest}/{row[column]}"))
@@ -411,6 +422,17 @@ class BuildFolder:
         why = f"{count:,} of {report.total:,} images are rejected with '{reason}'"
         why = f"{why} ({REASONS[reason]}){detail}"
         return NothingKeptError(reason, self.root, why, f"{REJECTED_FILE} lists all")
+
+    def is_intact(self, rows: int) -> bool:
+        """Return True if a complete folder has all lists and ``rows`` is the number of its rows,
+        and if no source was rejected for a reason that may have passed.
+        """
+        is_shard = shard_name(_read_json(self.root / self.page)) is not None
+        lists = (REJECTED_FILE, SHARD_FILE) if is_shard else (REJECTED_FILE,)
+        if not all((self.root / name).is_file() for name in lists):
+            return False
+        report = self.report()
+        return rows == report.kept.total() and not report.rejected.keys() & PASSING_REASONS
 
     def report(self) -> Report:
         """Return the counts of a complete folder."""

@@ -279,8 +279,12 @@ class EarlierRun:
         return "; ".join([f"{self.counts['']:,} of {self._total:,} sources are done", *parts])
 
     def is_all(self) -> bool:
-        """Return True if all rows hold and no rejected source is younger than the folder."""
+        """Return True if the folder is intact and all rows hold, and if no source was rejected for
+        a passing reason or is younger than the folder.
+        """
         folder, plan = self._build.folder, self._build.plan
+        if not folder.is_intact(len(self.indices)):
+            return False
         written = (folder.root / folder.page).stat().st_mtime_ns
         left = np.setdiff1d(np.arange(self._total), self.indices)
         tasks = (task for task in map(plan.task, left.tolist()) if not task.rejected)

@@ -50,6 +50,13 @@ def test_the_temporary_file_may_be_elsewhere(tmp_path: Path) -> None:
     assert names(tmp_path) == ["deep"]
 
 
+def test_a_folder_that_was_moved_is_not_created_again(tmp_path: Path) -> None:
+    """Of the temporary file, that is: a build would be stopped by the rest of itself."""
+    with pytest.raises(OSError, match=r"page\.json"):
+        write_atomically(tmp_path / "out/page.json", b"new", tmp_path / "out/tmp/temporary")
+    assert names(tmp_path) == []
+
+
 def test_system_calls_may_transfer_less_than_they_are_given(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

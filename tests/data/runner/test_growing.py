@@ -17,6 +17,7 @@ from command_line import rows, run, tree
 from conftest import write_photos
 from serial_pool import work_in_this_process
 
+from img2img_data.core.errors import Rejected
 from img2img_data.images import io
 
 SPLIT = ["--split", "train=0.5,test=0.5"]
@@ -90,6 +91,101 @@ def test_a_grown_folder_equals_one_that_was_made_at_once(name: str, tmp_path: Pa
     make(root, "fresh", words)
     assert everything(tmp_path / "out") == everything(tmp_path / "fresh")
     assert "complete already" in make(root, "out", words)
+
+
+def drop_first_row(out: Path) -> None:
+    manifest = next(out.rglob("metadata.jsonl"))
+    manifest.write_bytes(manifest.read_bytes().partition(b"\n")[2])
+
+
+def repeat_first_row(out: Path) -> None:
+    manifest = next(out.rglob("metadata.jsonl"))
+    line, newline, rest = manifest.read_bytes().partition(b"\n")
+    manifest.write_bytes((line + newline) * 2 + rest)
+
+
+def add_line(text: str) -> Callable[[Path], None]:
+    def add(out: Path) -> None:
+        with next(out.rglob("metadata.jsonl")).open("a") as file:
+            file.write(f"{text}\n")
+
+    return add
+
+
+DAMAGES: dict[str, Callable[[Path], object]] = {
+    "a row lost": drop_first_row,
+    "a row twice": repeat_first_row,
+    "no manifest": lambda out: next(out.rglob("metadata.jsonl")).unlink(),
+    "an empty manifest": lambda out: next(out.rglob("metadata.jsonl")).write_bytes(b""),
+    "no list of rejections": lambda out: (out / "rejected.jsonl").unlink(),
+    "null": add_line("null"),
+    "a number": add_line("5"),
+    "names that are numbers": add_line('{"input_file_name": 5, "target_file_name": []}'),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["blur", "select"])
+def test_a_damaged_folder_is_repaired(name: str, damage: str, tmp_path: Path) -> None:
+    root, words = tmp_path / "in", COMMANDS[name]
+    write_first(root)
+    make(root, "out", words)
+    before = everything(tmp_path / "out")
+    DAMAGES[damage](tmp_path / "out")
+    make(root, "out", words)
+    assert everything(tmp_path / "out") == before
+    assert "complete already" in make(root, "out", words)
+
+
+def test_a_shard_without_its_order_is_repaired(tmp_path: Path) -> None:
+    root, words = tmp_path / "in", COMMANDS["sharded"]
+    write_first(root)
+    make(root, "out", words)
+    before = everything(tmp_path / "out")
+    (tmp_path / "out" / "shard.tsv").unlink()
+    make(root, "out", words)
+    assert everything(tmp_path / "out") == before
+
+
+@pytest.mark.parametrize("reason", ["unreadable", "vanished", "timeout", "worker-died"])
+def test_what_failed_for_a_passing_reason_is_tried_again(
+    reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, words, decode = tmp_path / "in", COMMANDS["blur"], io.decode
+    write_first(root)
+    make(root, "fresh", words)
+    failures = itertools.chain([True, True], itertools.repeat(False))
+
+    def fail_at_first(*arguments: Any) -> Any:
+        if next(failures):
+            raise Rejected(reason, "for a while")
+        return decode(*arguments)
+
+    work_in_this_process(monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "decode", fail_at_first)
+        assert reason in make(root, "out", words)
+    make(root, "out", words)
+    assert everything(tmp_path / "out") == everything(tmp_path / "fresh")
+
+
+def test_the_journal_of_a_slow_run_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A second after the last time it was written, whatever it holds."""
+    journal, lines = tmp_path / "out" / ".building" / "journal.jsonl", list[int]()
+    decode, now = io.decode, itertools.count(0, 2)
+
+    def count_lines(*arguments: Any) -> Any:
+        lines.append(journal.read_bytes().count(b"\n"))
+        return decode(*arguments)
+
+    work_in_this_process(monkeypatch)
+    monkeypatch.setattr(io, "decode", count_lines)
+    monkeypatch.setattr("img2img_data.runner.build_folder.time.monotonic", lambda: next(now))
+    write_photos(tmp_path / "in", 5)
+    run("blur", tmp_path / "in", tmp_path / "out", "--split", "train=1")
+    assert lines == list(range(5))
 
 
 @pytest.mark.parametrize("name", SOME)
