@@ -6,7 +6,8 @@ Pix2pix keeps dropout and batch statistics at test (Isola et al. 2017, 3.4).
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from hashlib import blake2b
 from typing import Any, Literal, TypeAlias
 
@@ -140,20 +141,23 @@ class ReflectionPad(nn.ReflectionPad2d):
         return x
 
 
+# Of the thread: several may call one model at once.
+_SEEDS: ContextVar[tuple[int, ...]] = ContextVar("seeds", default=())
+
+
 class Dropout(nn.Dropout):
     """Dropout that can stay on at test, with a mask for each image drawn from the image's seed.
 
     ``number`` distinguishes the dropout layers of a network, which share the seeds.
     """
 
-    seeds: tuple[int, ...] = ()
     number: int = 0
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop activations; at test only if there are ``seeds``, one for each of the N images."""
-        if self.training or not self.seeds:
+        """Drop activations; at test only within ``dropout_at_test``."""
+        if self.training or not (seeds := _SEEDS.get()):
             return super().forward(x)
-        masks = torch.stack([self._mask(seed, x.shape[1:]) for seed in self.seeds])
+        masks = torch.stack([self._mask(seed, x.shape[1:]) for seed in seeds])
         return x * masks.to(x) / (1 - self.p)
 
     def _mask(self, seed: int, shape: torch.Size) -> Tensor:
@@ -197,13 +201,10 @@ def dropout_seeds(images: Tensor) -> tuple[int, ...]:
 
 
 @contextlib.contextmanager
-def dropout_at_test(networks: Iterable[nn.Module], seeds: Sequence[int]) -> Iterator[None]:
-    """Keep dropout on in eval mode, with these seeds; without seeds it stays off."""
-    layers = [m for network in networks for m in network.modules() if isinstance(m, Dropout)]
-    for layer in layers:
-        layer.seeds = tuple(seeds)
+def dropout_at_test(seeds: Sequence[int]) -> Iterator[None]:
+    """Keep dropout on in eval mode, with a seed for each of N images; without seeds it is off."""
+    token = _SEEDS.set(tuple(seeds))
     try:
         yield
     finally:
-        for layer in layers:
-            layer.seeds = ()
+        _SEEDS.reset(token)

@@ -98,7 +98,7 @@ class LoadedModel:
         input = self.channel_layout.network_input(x)
         # Masks are drawn from the image, so its output does not depend on the batch that it is in.
         seeds = dropout_seeds(input) if self.config.test_dropout else ()
-        with cudnn_settings(), dropout_at_test([self.generator], seeds):
+        with cudnn_settings(), dropout_at_test(seeds):
             return self.channel_layout.to_rgb(self.generator(input), input)
 
     @torch.no_grad()

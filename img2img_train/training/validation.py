@@ -91,7 +91,7 @@ class Validator:
             batch = Batch(layout.input(input), layout.target(target))
             seeds = dropout_seeds(batch.input) if self.dropout else ()
             # The autotuner would try all algorithms anew for each size of images.
-            with cudnn_settings(), dropout_at_test(self.nets.values(), seeds):
+            with cudnn_settings(), dropout_at_test(seeds):
                 outputs = self.objective.forward(self.nets, batch)
             images = {"input": batch.input, "target": batch.target} | outputs
             return {n: denormalize(layout.to_rgb(x, batch.input)) for n, x in images.items()}

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -352,6 +353,15 @@ def test_a_result_never_depends_on_the_batch(test_dropout: bool, test_norm: str)
     single = np.concatenate([model.restore(p[None]) for p in images[::-1]])[::-1]
     assert np.abs(together.astype(int) - single).max() <= 1
     assert (together == model.restore(images)).all()
+
+
+def test_results_do_not_depend_on_other_threads() -> None:
+    model = skip_net(True, "running")
+    images = [make_photo(seed, 64, 64)[None] for seed in range(4)] * 8
+    alone = [model.restore(image) for image in images]
+    with ThreadPoolExecutor(4) as threads:
+        together = list(threads.map(model.restore, images))
+    assert all((a == b).all() for a, b in zip(alone, together, strict=True))
 
 
 def test_batch_statistics_are_those_of_training_with_one_image() -> None:
