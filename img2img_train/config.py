@@ -383,7 +383,7 @@ def _published_defaults(objective: Objective, settings: Mapping[str, Any]) -> di
 
 def _of_preset(name: Any, place: Place) -> Mapping[str, Any]:
     """Return the settings of a preset, none without a name; UsageError if it is unknown."""
-    if name is not None and name not in PRESETS:
+    if name is not None and name not in list(PRESETS):  # in a recipe it may have no hash
         why = f"'{printable(str(name))}' is unknown"
         raise place.error(["preset"], why, did_you_mean(str(name), PRESETS))
     return PRESETS[name] if name else {}

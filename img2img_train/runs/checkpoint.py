@@ -213,11 +213,11 @@ def read_checkpoint(path: Path, prefix: str | tuple[str, ...] = "") -> Checkpoin
                 chosen = [name for name in names if name.startswith(prefix)]
                 tensors = {name: content.get_tensor(name).clone() for name in chosen}
     except OSError as error:
-        raise _error(path, error.strerror or "cannot be read", "check the path") from None
+        raise _error(path, error.strerror or "cannot be read", "check the path") from error
     except (SafetensorError, ValueError, RuntimeError, MemoryError) as error:
         why = printable(str(error).partition("\n")[0])[:200]
         if isinstance(error, MemoryError) or "allocate memory" in why:
-            raise _error(path, f"does not fit into memory ({why})", "free some memory") from None
+            raise _error(path, f"does not fit into memory ({why})", "free some memory") from error
         raise _error(path, f"is damaged ({why})") from None
     name = first_nonfinite(tensors)
     if name is not None:
@@ -235,13 +235,13 @@ def _parse_description(path: Path, text: object) -> Description:
     try:
         return Description.model_validate_json(text)  # type: ignore[arg-type]
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        invalid, first = error, error.errors(include_url=False)[0]
     if first["loc"] == ("format",) and first["input"] in range(FORMAT):
         why = "was written by an older version of img2img-train"
-        raise _error(path, why, "train it again with this version")
+        raise _error(path, why, "train it again with this version") from invalid
     where = printable(".".join(map(str, first["loc"])) or "description")
     why = f"describes an unknown model ({where}: {printable(str(first['msg']))})"
-    raise _error(path, why, "update, or use another one")
+    raise _error(path, why, "update, or use another one") from invalid
 
 
 # ----------------------------------------------------------------------------------------- loading

@@ -147,7 +147,8 @@ class RunFolder:
         ``read_checkpoint``.
 
         A damaged latest checkpoint is reported to ``warn``, if given, and replaced by the previous
-        one. Raises CheckpointError if both are damaged.
+        one. Raises CheckpointError if both are damaged, or if one is of another version or cannot
+        be read now.
         """
         from img2img_train.runs.checkpoint import read_checkpoint
 
@@ -159,6 +160,8 @@ class RunFolder:
                     why = "holds networks only, so training cannot be resumed from it"
                     raise CheckpointError("checkpoint", path, why)
             except CheckpointError as error:
+                if isinstance(error.__cause__, OSError | MemoryError | ValueError):
+                    raise
                 errors.append(error)
                 continue
             if errors and warn is not None:

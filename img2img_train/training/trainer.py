@@ -235,6 +235,7 @@ class Trainer:
         if last or early or _is_due(epoch, self.config.samples_every or 0):
             self._write_samples(epoch)
         if _is_due(epoch, self.config.keep_every):
+            self._check_finite(self.state.network_tensors())
             kept = self.folder.checkpoints / f"epoch-{epoch:05d}.safetensors"
             about = self._describe(p, complete=False)
             checkpoints.write_checkpoint(kept, self.state.network_tensors(), about)
@@ -336,6 +337,10 @@ class Trainer:
             progress=progress if complete else progress.model_copy(update={"log_bytes": 0}),
         )
 
+    def _check_finite(self, tensors: checkpoints.Tensors) -> None:
+        if bad := checkpoints.first_nonfinite(tensors):
+            raise self._diverged(self.progress.step, f"{printable(bad)} is not finite")
+
     def _keep_best(self, progress: TrainingProgress) -> None:
         # A copy on the host, which ``save`` writes: an epoch may take less time than a file.
         networks = self.state.network_tensors().items()
@@ -355,8 +360,7 @@ class Trainer:
         log_bytes = self.folder.sync_log()
         self.progress = self.progress.model_copy(update={"log_bytes": log_bytes})
         tensors = self.state.tensors()
-        if bad := checkpoints.first_nonfinite(tensors):
-            raise self._diverged(self.progress.step, f"{printable(bad)} is not finite")
+        self._check_finite(tensors)
         self.folder.write_latest(tensors, self._describe(self.progress, complete=True))
 
     def load(self, checkpoint: checkpoints.Checkpoint) -> None:

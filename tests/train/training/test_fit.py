@@ -305,6 +305,7 @@ def test_images_that_do_not_fit_are_named(corpus: Path, tmp_path: Path) -> None:
             "run: {corpora: [{path: a, wieght: 2}]}",
             "corpora.0.wieght': unknown; did you mean 'weight'",
         ),
+        ("run: {preset: [x]}", r"'run.preset': .* is unknown; choose one of"),
         ("rnu: {epochs: 3}", "no section 'run'"),
         ("- 1", "not a mapping"),
         ("run: [", "line 1 of recipe .*is not YAML"),

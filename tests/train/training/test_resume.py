@@ -9,8 +9,10 @@ import sys
 import textwrap
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+import torch
 from interrupted import IMAGES, Killer, fit, members_gone, tree
 from small_corpus import write_corpus
 
@@ -22,6 +24,7 @@ from img2img_train.runs import checkpoint as checkpoints
 from img2img_train.runs.folder import RunFolder, read_timing
 from img2img_train.runs.model import load_generator
 from img2img_train.training.signals import StoppedBySignal
+from img2img_train.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -142,6 +145,25 @@ def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(
     assert tree(tmp_path) == uninterrupted
 
 
+def test_a_checkpoint_that_is_not_damaged_is_never_replaced(
+    corpora: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is of a newer version, or cannot be read at the moment."""
+    folder = stopped(corpora, tmp_path)
+    content = checkpoints.read_checkpoint(folder.latest)
+    newer = content.description.model_copy(update={"format": 9})
+    checkpoints.write_checkpoint(folder.latest, content.tensors, newer)
+    with pytest.raises(CheckpointError, match=r"latest.*describes an unknown model"):
+        fit(corpora, tmp_path)
+    checkpoints.write_checkpoint(folder.latest, content.tensors, content.description)
+    latest, previous = folder.latest.read_bytes(), folder.previous.read_bytes()
+    for error, text in ((PermissionError(13, "denied"), "denied"), (MemoryError(), "memory")):
+        monkeypatch.setattr(checkpoints, "safe_open", Mock(side_effect=error))
+        with pytest.raises(CheckpointError, match=rf"latest.*{text}"):
+            fit(corpora, tmp_path)
+    assert (folder.latest.read_bytes(), folder.previous.read_bytes()) == (latest, previous)
+
+
 @pytest.mark.parametrize("tail", [b"\0\0\0\n", b"[1]\n", b'{"step": 4, "lr"'], ids=repr)
 def test_damaged_ends_of_steps_and_timing_are_cut(
     tail: bytes, corpora: list[str], uninterrupted: dict[str, bytes], tmp_path: Path
@@ -217,6 +239,18 @@ def test_a_checkpoint_from_behind_the_end_of_the_run_is_rejected(
     checkpoints.write_checkpoint(folder.latest, good.tensors, about)
     with pytest.raises(CheckpointError, match=r"latest.* is at step 1,000,000,000 of [0-9]+;"):
         fit(corpora, tmp_path)
+
+
+def test_weights_that_are_not_finite_end_a_run_that_keeps_epochs_too(
+    corpora: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def spoil(trainer: Trainer) -> None:
+        next(trainer.state.nets["generator"].parameters()).data.fill_(torch.nan)
+
+    monkeypatch.setattr(Trainer, "_write_samples", lambda trainer, epoch: spoil(trainer))
+    with pytest.raises(DivergedError, match=r"is not finite.*lower --lr"):
+        fit(corpora, tmp_path, keep_every=1, samples_every=1)
+    assert not list(tmp_path.glob("checkpoints/epoch-*"))
 
 
 def test_divergence_names_the_step(corpora: list[str], tmp_path: Path) -> None:
