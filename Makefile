@@ -1,5 +1,6 @@
 .PHONY: demo test lint docs clean
 PYTHON ?= python3
+CONSTRAINTS ?= constraints.txt
 VENV := .venv
 BIN := $(VENV)/bin
 
@@ -27,17 +28,17 @@ OLD := $(PYTHON) is not Python 3.11 or later; name one, as in: make PYTHON=pytho
 IS_NEW = $(shell $(PYTHON) -c "import sys; print(sys.version_info >= (3, 11))" 2>/dev/null)
 CHECK_PYTHON = $(if $(filter True,$(IS_NEW)),,$(error $(OLD)))
 
-$(VENV)/demo.done: pyproject.toml constraints.txt
+$(VENV)/demo.done: pyproject.toml $(CONSTRAINTS)
 	$(CHECK_PYTHON)$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -c constraints.txt -e '.[train,demo]'
+	$(BIN)/pip install -c $(CONSTRAINTS) -e '.[train,demo]'
 	touch $@
 
-$(VENV)/dev.done: pyproject.toml constraints.txt
+$(VENV)/dev.done: pyproject.toml $(CONSTRAINTS)
 	$(CHECK_PYTHON)$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -c constraints.txt -e '.[train,demo,dev]'
+	$(BIN)/pip install -c $(CONSTRAINTS) -e '.[train,demo,dev]'
 	touch $@
 
-$(VENV)/docs.done: pyproject.toml constraints.txt
+$(VENV)/docs.done: pyproject.toml $(CONSTRAINTS)
 	$(CHECK_PYTHON)$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install -c constraints.txt -e '.[train,docs]'
+	$(BIN)/pip install -c $(CONSTRAINTS) -e '.[train,docs]'
 	touch $@

@@ -295,10 +295,10 @@ class FolderTags:
         shown, damaged = os.fsdecode(path), 0
         try:
             with self._open_list(path) as file:
-                head = next(_cells(_lines(file)), []) if path.endswith(b".csv") else []
-                names = tuple(name.removeprefix("\ufeff").strip() for name in head)
-                self._lists.append((path, names))
                 self._hash.update(len(path).to_bytes(8, "little") + path)
+                header = _cells(_lines(file, self._hash)) if path.endswith(b".csv") else iter(())
+                names = tuple(name.removeprefix("\ufeff").strip() for name in next(header, []))
+                self._lists.append((path, names))
                 for offset, row in _rows(file, names, self._hash):
                     damaged += row is None
                     image = _image_path(path, row or {})

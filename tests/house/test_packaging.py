@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,8 @@ from test_rooms import MODULES, ROOT, imported
 
 from img2img_data.core.errors import install_hint
 
-EXTRAS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
 FOR_DEVELOPERS = {"dev", "docs"}
 
 
@@ -51,6 +53,20 @@ def test_img2img_data_imports_what_its_environment_has() -> None:
             found = {module.partition(".")[0] for module in imported(path)}
             for module in found - base - sys.stdlib_module_names:
                 assert name.endswith(allowed.get(module, "?")), f"{name} imports {module}"
+
+
+def test_the_oldest_versions_are_those_of_the_project() -> None:
+    """So that a test of constraints-oldest.txt is one of what pyproject.toml allows."""
+    used = [extra for name, extra in EXTRAS.items() if name not in {"all", "dev", "docs"}]
+    oldest = dict[str, str]()
+    for requirement in [*PROJECT["dependencies"], *(text for extra in used for text in extra)]:
+        name, version = re.fullmatch(r"([\w-]+)>=([\d.]+)(?:,<[\d.]+)?", requirement).groups()
+        assert oldest.setdefault(name, version) == version
+    lines = (ROOT / "constraints-oldest.txt").read_text().splitlines()
+    pinned = dict(line.split("==") for line in lines if not line.startswith("#"))
+    assert pinned.keys() == oldest.keys()
+    for name, version in pinned.items():
+        assert f"{version}.".startswith(f"{oldest[name]}."), name
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")

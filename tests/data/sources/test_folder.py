@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from source_files import paths, put
 
-from img2img_data.sources.folder import describe_skipped, list_folder
+from img2img_data.sources.folder import describe_skipped, find_tags, list_folder
 
 
 def test_folder_is_sorted_by_the_bytes_of_whole_paths(tmp_path: Path) -> None:
@@ -171,3 +171,15 @@ def test_folder_is_a_stream(tmp_path: Path) -> None:
     assert next(stream).path == b"a/0.jpg"
     put(tmp_path, "c/late.jpg")
     assert b"c/late.jpg" in paths(list(stream))
+
+
+def test_the_digest_of_a_tag_list_changes_with_any_byte(tmp_path: Path) -> None:
+    content, digests = b"file_name,person\n1.jpg,x\n", set[str]()
+    for place in range(len(content)):
+        (tmp_path / "metadata.csv").write_bytes(
+            content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :]
+        )
+        tags = find_tags(os.fsencode(tmp_path), [b"1.jpg"])
+        assert tags is not None
+        digests.add(tags.digest)
+    assert len(digests) == len(content)
