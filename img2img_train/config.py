@@ -451,7 +451,9 @@ def configure(recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> RunConf
         hint = "name at least one corpus, or a recipe that does"
         raise UsageError("corpora", why="none given", hint=hint)
     config = config_of(values)
-    name = f"{Path(config.corpora[0].path).resolve().name}-{config.loss}-{config.objective.net}"
+    # Not ``resolve``, which raises for links in a circle before anything has named the corpus.
+    corpus = Path(os.path.realpath(config.corpora[0].path)).name
+    name = f"{corpus}-{config.loss}-{config.objective.net}"
     return config.model_copy(update={"out": config.out or str(Path("runs") / name)})
 
 

@@ -295,7 +295,7 @@ def shortfalls(matrix: Matrix, limits: Mapping[str, float]) -> list[str]:
 # -------------------------------------------------------------------------------------------- names
 def short_names(paths: Sequence[Path]) -> list[str]:
     """Return the shortest endings that tell the paths apart, printable."""
-    parts = [path.resolve().parts for path in paths]
+    parts = [Path(os.path.realpath(path)).parts for path in paths]
     names: list[str] = []
     for depth in range(1, max(map(len, parts), default=0) + 1):
         names = ["/".join(part[-depth:]) for part in parts]

@@ -79,6 +79,18 @@ def test_a_path_that_does_not_exist_is_2(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", [c for c in COMMANDS if c not in WITHOUT_PATHS])
+def test_links_in_a_circle_are_an_error_about_the_path(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "nowhere").symlink_to("there")
+    (tmp_path / "there").symlink_to("nowhere")
+    code, line = run(command, MISSING.get(command, "nowhere out").split(), capsys)
+    assert code in {1, 2}, line
+    assert "'nowhere" in line
+    assert "a fault of this program" not in line
+
+
 @pytest.mark.parametrize("command", DAMAGED)
 def test_a_damaged_corpus_is_1(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
