@@ -78,7 +78,8 @@ def test_make_says_in_one_line_that_python_is_too_old(tmp_path: Path, python: st
     old.write_text("#!/bin/sh\necho False\n")
     old.chmod(0o755)
     # Under `make test` this make would be a part of that one, and say which folder it enters.
-    own = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    outer = ("MAKE", "PYTHON", "CONSTRAINTS")
+    own = {name: value for name, value in os.environ.items() if not name.startswith(outer)}
     for target in ("demo", "test"):
         command = ["make", target, f"PYTHON={tmp_path / python}"]
         done = subprocess.run(
