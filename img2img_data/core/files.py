@@ -124,10 +124,10 @@ def write_atomically(
             raise UsageError("file", path, "is a folder or a device", "give another name")
         folder, name = os.path.split(path)
         temporary = os.path.join(folder, f".{name}.tmp")
-    opened = functools.partial(os.open, temporary, _WRITE_FLAGS, 0o666)
+    open_it = functools.partial(os.open, temporary, _WRITE_FLAGS, 0o666)
     try:
         # The folder of a given temporary file is missing where the output was moved meanwhile.
-        _write(opened() if is_given else with_folder(path, opened), data, sync)
+        _write(open_it() if is_given else with_folder(path, open_it), data, sync)
         with_folder(path, lambda: os.replace(temporary, path))
     except BaseException as error:
         with contextlib.suppress(OSError):

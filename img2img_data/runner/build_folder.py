@@ -428,11 +428,12 @@ class BuildFolder:
         and if no source was rejected for a reason that may have passed.
         """
         is_shard = shard_name(_read_json(self.root / self.page)) is not None
-        lists = (REJECTED_FILE, SHARD_FILE) if is_shard else (REJECTED_FILE,)
-        if not all((self.root / name).is_file() for name in lists):
+        if is_shard and not (self.root / SHARD_FILE).is_file():
             return False
-        report = self.report()
-        return rows == report.kept.total() and not report.rejected.keys() & PASSING_REASONS
+        with contextlib.suppress(CorpusError, LookupError, TypeError, ValueError, AttributeError):
+            report = self.report()
+            return rows == report.kept.total() and not report.rejected.keys() & PASSING_REASONS
+        return False  # the page or the list of rejections is damaged
 
     def report(self) -> Report:
         """Return the counts of a complete folder."""

@@ -112,12 +112,22 @@ def add_line(text: str) -> Callable[[Path], None]:
     return add
 
 
+def change_page(out: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    path = next(p for p in (out / "corpus.json", out / "selection.json") if p.is_file())
+    page = json.loads(path.read_text())
+    change(page)
+    path.write_text(json.dumps(page))
+
+
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "a row lost": drop_first_row,
     "a row twice": repeat_first_row,
     "no manifest": lambda out: next(out.rglob("metadata.jsonl")).unlink(),
     "an empty manifest": lambda out: next(out.rglob("metadata.jsonl")).write_bytes(b""),
     "no list of rejections": lambda out: (out / "rejected.jsonl").unlink(),
+    "a rejection without a reason": lambda out: (out / "rejected.jsonl").write_text("{}\n"),
+    "no counts": lambda out: change_page(out, lambda page: page.pop("counts")),
+    "counts that are none": lambda out: change_page(out, lambda page: page.update(counts=5)),
     "null": add_line("null"),
     "a number": add_line("5"),
     "names that are numbers": add_line('{"input_file_name": 5, "target_file_name": []}'),
