@@ -1,7 +1,8 @@
 .PHONY: demo test lint docs clean
 PYTHON ?= python3
 CONSTRAINTS ?= constraints.txt
-VENV := .venv
+# Another Python and other constraints have an environment of their own.
+VENV := .venv$(patsubst python3%,%,$(notdir $(PYTHON)))$(patsubst constraints%.txt,%,$(CONSTRAINTS))
 BIN := $(VENV)/bin
 
 demo: $(VENV)/demo.done
@@ -21,7 +22,7 @@ docs: $(VENV)/docs.done
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 clean:
-	rm -rf $(VENV) demo site
+	rm -rf .venv* demo site
 
 # One line where the Python is too old or missing; pip says it among many others.
 OLD := $(PYTHON) is not Python 3.11 or later; name one, as in: make PYTHON=python3.12

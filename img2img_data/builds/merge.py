@@ -61,8 +61,8 @@ def open_shards(folders: Sequence[Path], out: Path) -> list[CorpusShard]:
     """
     shards = [_open_shard(folder) for folder in folders]
     first, count = shards[0], shards[0].count
-    target = out.resolve()
-    if any(target.is_relative_to(folder.resolve()) for folder in folders):
+    target = Path(os.path.realpath(out))
+    if any(target.is_relative_to(os.path.realpath(folder)) for folder in folders):
         raise UsageError("folder", out, "is inside a shard", "choose a folder outside of them")
     by_number: dict[int, CorpusShard] = {}
     for shard in shards:

@@ -354,8 +354,8 @@ def _describe(error: BaseException) -> str:
         too_long = error.errno == errno.ENAMETOOLONG
         hint = "give a shorter name" if too_long else "once it is fixed, the same command continues"
         return f"{name}{error.strerror}; {hint}"
-    if isinstance(error, MemoryError):
-        return "out of memory; free some, or use fewer processes, then give the command again"
+    if isinstance(error, MemoryError) or "(-4:Insufficient memory)" in str(error):  # of OpenCV
+        return "out of memory; free some or use fewer processes, then run the command again"
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(frame.filename).name}, line {frame.lineno}"
     about = f"{type(error).__name__}: {printable(str(error))[:300]}"

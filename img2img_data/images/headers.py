@@ -369,7 +369,7 @@ def bmp_header(data: bytes) -> Header:
         palette = 6 if length == 12 else 4 * min(colors or 1 << bits, 1 << bits)
         if offset < 14 + length + palette:
             raise Rejected("corrupt", "the pixels begin inside the palette")
-    if packing in (0, 3, 6):
+    if bits >= 16 or packing in (0, 3, 6):
         found.min_bytes = offset + (width * bits + 31) // 32 * 4 * abs(height)
     if bits == 16 or (packing in (3, 6) and bits == 32):
         found.raster = offset, bits, int(height < 0)
@@ -562,10 +562,10 @@ def pillow_image(data: bytes, name: str) -> Iterator[Any]:
         raise Rejected("too-many-pixels", "more than its header or Pillow allows") from None
     except UnidentifiedImageError:  # its text holds an address, which would differ from run to run
         raise Rejected("corrupt", f"not a readable {name} image") from None
-    except MemoryError:
-        raise
     except Exception as error:
         text = str(error)[:200]
+        if isinstance(error, MemoryError) or "ut of memory" in text:
+            raise MemoryError(text) from None
         is_cut = isinstance(error, IndexError) or "runcated" in text or "end of file" in text
         raise Rejected("truncated" if is_cut else "corrupt", text) from None
 

@@ -159,6 +159,8 @@ def _decode_jpeg(data: bytes, found: Header) -> Pixels:
         return np.asarray(simplejpeg.decode_jpeg(data, "RGB", strict=True))
     except ValueError as error:
         text = str(error).removeprefix("tjDecompressHeader3(): ")
+    if "nsufficient memory" in text:
+        raise MemoryError(text)
     repairable = "extraneous bytes before marker" in text or "ICC" in text
     if repairable and "repaired" not in found.notes:
         found.notes.add("repaired")

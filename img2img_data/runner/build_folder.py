@@ -52,8 +52,8 @@ MAX_WAITING: Final = 1 << 22
 SHOWN: Final = 10
 """Rejections, and warnings, that a summary shows."""
 PAIRING_REASONS: Final = frozenset({"unpaired", "ambiguous-pair"})
-PASSING_REASONS: Final = frozenset({"timeout", "worker-died", "unreadable", "vanished"})
-"""Reasons that may be those of the machine, not of the image: a later run tries it again."""
+TRANSIENT_REASONS: Final = frozenset({"timeout", "worker-died", "unreadable", "vanished"})
+"""Reasons that may lie in the machine, not in the image: a later run tries it again."""
 CONVERTED: Final[dict[str, str]] = {
     "first-frame": "the first of several frames or pages, which source_frames in a row counts",
     "depth": "16 bit or float and became 8 bit; png keeps that, in a corpus with --bits 16",
@@ -424,16 +424,25 @@ class BuildFolder:
         return NothingKeptError(reason, self.root, why, f"{REJECTED_FILE} lists all")
 
     def is_intact(self, rows: int) -> bool:
-        """Return True if a complete folder has all lists and ``rows`` is the number of its rows,
-        and if no source was rejected for a reason that may have passed.
+        """Return True if all lists of a complete folder are as long as its page says, of which
+        ``rows`` are the rows of images.
         """
-        is_shard = shard_name(_read_json(self.root / self.page)) is not None
-        if is_shard and not (self.root / SHARD_FILE).is_file():
-            return False
-        with contextlib.suppress(CorpusError, LookupError, TypeError, ValueError, AttributeError):
-            report = self.report()
-            return rows == report.kept.total() and not report.rejected.keys() & PASSING_REASONS
-        return False  # the page or the list of rejections is damaged
+        page = _read_json(self.root / self.page)
+        with contextlib.suppress(CorpusError, OSError, LookupError, TypeError, AttributeError):
+            kept, counts = page["counts"]["kept"], page["counts"]
+            lists = {REJECTED_FILE: sum(counts["rejected"].values())}
+            lists |= {SHARD_FILE: counts["total"]} if shard_name(page) else {}
+            if self.page == corpus_format.CORPUS_FILE:
+                (self.root / README).stat()
+                lists |= {f"{name}/{DATASETS_FILE}": n for name, n in kept.items()}
+            lengths = {name: sum(1 for _ in lines_of(self.root / name)) for name in lists}
+            return rows == sum(kept.values()) and lengths == lists
+        return False
+
+    def transient_failures(self) -> set[str]:
+        """Return the ``source_hex`` of the sources that were rejected for a transient reason."""
+        rows = iter_rows(self.root / REJECTED_FILE)
+        return {str(r.get("source_hex")) for r in rows if r.get("reason") in TRANSIENT_REASONS}
 
     def report(self) -> Report:
         """Return the counts of a complete folder."""

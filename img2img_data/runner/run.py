@@ -279,17 +279,23 @@ class EarlierRun:
         return "; ".join([f"{self.counts['']:,} of {self._total:,} sources are done", *parts])
 
     def is_all(self) -> bool:
-        """Return True if the folder is intact and all rows hold, and if no source was rejected for
-        a passing reason or is younger than the folder.
+        """Return True if the folder is intact, all rows hold, and no rejected source is younger
+        than the folder or may succeed now.
         """
-        folder, plan = self._build.folder, self._build.plan
-        if not folder.is_intact(len(self.indices)):
+        folder, plan, rows = self._build.folder, self._build.plan, len(self.indices)
+        all_hold = self.counts.keys() <= {""} and len(np.unique(self.indices)) == rows
+        if not (all_hold and folder.is_intact(rows)):
             return False
         written = (folder.root / folder.page).stat().st_mtime_ns
+        failed = folder.transient_failures()
         left = np.setdiff1d(np.arange(self._total), self.indices)
-        tasks = (task for task in map(plan.task, left.tolist()) if not task.rejected)
-        paths = (task.path(plan.roots, n) for task in tasks for n in range(len(task.sources)))
-        return self.counts.keys() <= {""} and all(stamp_of(path)[1] < written for path in paths)
+        for task in (task for task in map(plan.task, left.tolist()) if not task.rejected):
+            paths = [task.path(plan.roots, n) for n in range(len(task.sources))]
+            is_younger = any(stamp_of(path)[1] >= written for path in paths)
+            can_be_read = all(os.access(path, os.R_OK) for path in paths)
+            if is_younger or (task.sources[0].hex() in failed and can_be_read):
+                return False
+        return True
 
     def _compare(self, manifest: str, row: Row) -> tuple[int | None, str]:
         """Return the index of a row's task, and why the row does not hold any more, "" if it does.

@@ -478,8 +478,8 @@ def cache_images(
 ) -> ImageStore:
     """Return the images in memory, or ``images`` itself if they are to be read from disk.
 
-    ``cache`` is the setting of that name; a cache on the device is filled from memory. ``progress``
-    is called with the number of images read so far.
+    ``cache`` is the setting of that name; with "device" the images are read into memory first.
+    ``progress`` is called with the number of images read so far.
     """
     fits = images.nbytes <= SHARE_OF_MEMORY * free_memory()
     if cache == "off" or (cache == "auto" and (workers or not fits)):

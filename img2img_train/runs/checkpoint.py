@@ -117,7 +117,7 @@ class Checkpoint:
         return {k.removeprefix(prefix): t for k, t in self.tensors.items() if k.startswith(prefix)}
 
     def weights_of(self, name: str) -> Tensors:
-        """Return the weights of a network, averaged ones where there are any; {} without both."""
+        """Return the weights of a network, averaged if possible; {} if there are none."""
         return self.tensors_under(f"ema/{name}/") or self.tensors_under(f"network/{name}/")
 
     def config(self) -> RunConfig:

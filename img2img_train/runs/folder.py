@@ -160,7 +160,7 @@ class RunFolder:
                     why = "holds networks only, so training cannot be resumed from it"
                     raise CheckpointError("checkpoint", path, why)
             except CheckpointError as error:
-                if isinstance(error.__cause__, OSError | MemoryError | ValueError):
+                if error.__cause__ is not None:  # it is not damaged
                     raise
                 errors.append(error)
                 continue
@@ -308,9 +308,10 @@ def _iter_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 def read_evaluations(run: Path) -> Iterator[dict[str, Any]]:
     """Yield the evaluations that ``fit`` left in a run; files without scores are skipped."""
+    needed = {"corpus", "split", "checkpoint", "scores", "input_scores", "protocol", "gallery"}
     for path in sorted((run / "evaluation").glob("*.json")):
-        saved = parse_object(path.read_bytes()) or {}
-        if {"corpus", "split", "checkpoint", "scores", "protocol", "gallery"} <= saved.keys():
+        saved = parse_object(path.read_bytes()) if path.is_file() else None
+        if saved and needed <= saved.keys():
             yield saved
 
 

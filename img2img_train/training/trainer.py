@@ -206,8 +206,7 @@ class Trainer:
     def end_epoch(self) -> None:
         """Validate and log on the main process; the others take over the progress it found."""
         self.read_losses()
-        if self.processes.is_main:
-            self._log_epoch()
+        self.processes.main_first(self._log_epoch)
         if self.processes.is_distributed:
             self.progress = self.processes.broadcast(self.progress)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -14,7 +15,14 @@ import numpy as np
 import pytest
 
 from img2img_data.core.errors import FolderInUseError, UsageError
-from img2img_data.core.files import LOCK_FILE, locked, read_bytes, versions, write_atomically
+from img2img_data.core.files import (
+    LOCK_FILE,
+    cannot_write,
+    locked,
+    read_bytes,
+    versions,
+    write_atomically,
+)
 
 HOLD = """
 import sys, time
@@ -97,6 +105,22 @@ def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
 
     write_atomically(path, parts())
     assert path.read_bytes() == b"halfhalf"
+
+
+@pytest.mark.parametrize(
+    ("number", "hint"),
+    [
+        (errno.ENOSPC, "make room"),
+        (errno.EMFILE, "raise the limit"),
+        (errno.EAGAIN, "raise the limit"),
+        (errno.EACCES, "check the path and its permissions"),
+        (errno.ENAMETOOLONG, "give a shorter name"),
+    ],
+)
+def test_a_failed_write_says_what_to_do(number: int, hint: str) -> None:
+    error = cannot_write(Path("out"), OSError(number, os.strerror(number), "out/page.json"))
+    assert str(error).startswith("cannot write 'out/page.json': ")
+    assert hint in str(error)
 
 
 def test_only_a_regular_file_is_replaced(tmp_path: Path) -> None:

@@ -727,6 +727,7 @@ REJECTED: dict[str, tuple[str, Callable[[], bytes]]] = {
         "too-many-pixels",
         lambda: sized(saved(quadrants(), "BMP"), 18, "<ii", 30_000, 30_000),
     ),
+    "bmp that points far behind its end": ("truncated", lambda: bmp16(start=2**31 - 1)),
     "huge gif": (
         "too-many-pixels",
         lambda: sized(saved(quadrants(), "GIF"), 6, "<HH", 65_535, 65_535),
@@ -739,6 +740,12 @@ REJECTED: dict[str, tuple[str, Callable[[], bytes]]] = {
         lambda: sized(saved(quadrants(), "JPEG", progressive=True), -1, "B", 12),
     ),
 }
+
+
+def bmp16(start: int) -> bytes:
+    """Return an image of 16 bits with bit fields of an unknown packing."""
+    head = struct.pack("<2sIIIIiiHHI", b"BM", 4096, 0, start, 40, 9, 9, 1, 16, 64)
+    return sized(head + bytes(4062), 54, "<III", 0xF800, 0x7E0, 0x1F)
 
 
 def sized(data: bytes, at: int, layout: str, *values: int) -> bytes:
@@ -930,13 +937,18 @@ except MemoryError:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="limits the address space")
-@pytest.mark.parametrize("format", ["JPEG", "PNG", "TIFF", "WEBP", "GIF", "TGA"])
+@pytest.mark.parametrize("format", ["JPEG", "progressive", "PNG", "TIFF", "WEBP", "GIF", "TGA"])
 def test_a_lack_of_memory_is_not_the_fault_of_an_image(format: str, tmp_path: Path) -> None:
     """It is no rejection, which would leave the image out of the corpus."""
-    options = {"TIFF": {"compression": "tiff_lzw"}, "TGA": {"compression": "tga_rle"}}
+    options: dict[str, dict[str, Any]] = {
+        "progressive": {"progressive": True},
+        "TIFF": {"compression": "tiff_lzw"},
+        "TGA": {"compression": "tga_rle"},
+    }
+    kind = "JPEG" if format == "progressive" else format
     for name, side in (("small", 32), ("large", 6000)):
         image = Image.new("RGB", (side, side))
-        (tmp_path / name).write_bytes(saved(image, format, **options.get(format, {})))
+        (tmp_path / name).write_bytes(saved(image, kind, **options.get(format, {})))
     command = [sys.executable, "-c", DECODE_WITH_LITTLE_MEMORY, "small", "large"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, check=False)
     assert result.stdout == b"MemoryError\n", result.stderr.decode()

@@ -122,12 +122,15 @@ def change_page(out: Path, change: Callable[[dict[str, Any]], object]) -> None:
 DAMAGES: dict[str, Callable[[Path], object]] = {
     "a row lost": drop_first_row,
     "a row twice": repeat_first_row,
+    "a row lost, another one twice": lambda out: [drop_first_row(out), repeat_first_row(out)],
     "no manifest": lambda out: next(out.rglob("metadata.jsonl")).unlink(),
     "an empty manifest": lambda out: next(out.rglob("metadata.jsonl")).write_bytes(b""),
     "no list of rejections": lambda out: (out / "rejected.jsonl").unlink(),
     "a rejection without a reason": lambda out: (out / "rejected.jsonl").write_text("{}\n"),
     "no counts": lambda out: change_page(out, lambda page: page.pop("counts")),
     "counts that are none": lambda out: change_page(out, lambda page: page.update(counts=5)),
+    "no README": lambda out: (out / "README.md").unlink(missing_ok=True),
+    "no rows for datasets": lambda out: [p.unlink() for p in out.rglob("datasets.jsonl")],
     "null": add_line("null"),
     "a number": add_line("5"),
     "names that are numbers": add_line('{"input_file_name": 5, "target_file_name": []}'),
@@ -147,18 +150,21 @@ def test_a_damaged_folder_is_repaired(name: str, damage: str, tmp_path: Path) ->
     assert "complete already" in make(root, "out", words)
 
 
-def test_a_shard_without_its_order_is_repaired(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [None, b""])
+def test_a_shard_without_its_order_is_repaired(content: bytes | None, tmp_path: Path) -> None:
     root, words = tmp_path / "in", COMMANDS["sharded"]
     write_first(root)
     make(root, "out", words)
     before = everything(tmp_path / "out")
     (tmp_path / "out" / "shard.tsv").unlink()
+    if content is not None:
+        (tmp_path / "out" / "shard.tsv").write_bytes(content)
     make(root, "out", words)
     assert everything(tmp_path / "out") == before
 
 
 @pytest.mark.parametrize("reason", ["unreadable", "vanished", "timeout", "worker-died"])
-def test_what_failed_for_a_passing_reason_is_tried_again(
+def test_what_failed_for_a_transient_reason_is_tried_again(
     reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, words, decode = tmp_path / "in", COMMANDS["blur"], io.decode
@@ -177,6 +183,27 @@ def test_what_failed_for_a_passing_reason_is_tried_again(
         assert reason in make(root, "out", words)
     make(root, "out", words)
     assert everything(tmp_path / "out") == everything(tmp_path / "fresh")
+
+
+def test_a_source_that_stays_unreadable_leaves_a_corpus_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is not written again and again."""
+    root, words, decode, access = tmp_path / "in", COMMANDS["blur"], io.decode, os.access
+    write_first(root)
+
+    def fail(data: bytes, *others: Any) -> Any:
+        if data == (root / "A" / "001.jpg").read_bytes():
+            raise Rejected("unreadable", "no permission")
+        return decode(data, *others)
+
+    work_in_this_process(monkeypatch)
+    monkeypatch.setattr(io, "decode", fail)
+    monkeypatch.setattr(
+        os, "access", lambda p, m: b"001.jpg" not in os.fsencode(p) and access(p, m)
+    )
+    assert "unreadable" in make(root, "out", words)
+    assert "complete already" in make(root, "out", words)
 
 
 def test_the_journal_of_a_slow_run_is_on_the_disk(

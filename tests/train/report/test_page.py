@@ -92,7 +92,7 @@ def test_a_damaged_line_is_an_error_about_the_run(name: str, tmp_path: Path) -> 
             write_run_report(path.parent)
 
 
-@pytest.mark.parametrize("content", ["{", "{}", "[1]", ""])
+@pytest.mark.parametrize("content", ["{", "{}", '{"corpus": "c"}', "[1]", ""])
 def test_a_file_without_scores_is_no_evaluation(content: str, tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     expected = write_run_report(run).read_bytes()

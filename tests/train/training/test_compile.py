@@ -110,7 +110,8 @@ def test_compiled_steps_equal_eager_steps(
     } == set(left)
     for actual, expected in zip(three_steps(compiled), three_steps(plain), strict=True):
         # Compiled code rounds otherwise, in torch 2.11 more than in 2.13.
-        assert actual == pytest.approx(expected, abs=1e-3, rel=1e-3)
+        tolerance = 1e-3 if torch.__version__ < "2.13" else 1e-4
+        assert actual == pytest.approx(expected, abs=tolerance, rel=tolerance)
     assert graphs.modes == {None, "reduce-overhead"}  # None: whether there is a compiler
     assert graphs.returned
     assert compiled.state.tensors().keys() == plain.state.tensors().keys()

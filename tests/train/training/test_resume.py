@@ -157,10 +157,16 @@ def test_a_checkpoint_that_is_not_damaged_is_never_replaced(
         fit(corpora, tmp_path)
     checkpoints.write_checkpoint(folder.latest, content.tensors, content.description)
     latest, previous = folder.latest.read_bytes(), folder.previous.read_bytes()
-    for error, text in ((PermissionError(13, "denied"), "denied"), (MemoryError(), "memory")):
-        monkeypatch.setattr(checkpoints, "safe_open", Mock(side_effect=error))
+    for error, text in (
+        (PermissionError(13, "denied"), "denied"),
+        (MemoryError(), "memory"),
+        (RuntimeError("Cannot allocate memory"), "memory"),
+    ):
+        before = checkpoints.safe_open(folder.previous, "pt")
+        monkeypatch.setattr(checkpoints, "safe_open", Mock(side_effect=[error, before]))
         with pytest.raises(CheckpointError, match=rf"latest.*{text}"):
             fit(corpora, tmp_path)
+        monkeypatch.undo()
     assert (folder.latest.read_bytes(), folder.previous.read_bytes()) == (latest, previous)
 
 
