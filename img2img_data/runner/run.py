@@ -226,6 +226,10 @@ def _outcome_of(work: Work[ImageTask, tuple[str, Row]], task: ImageTask) -> Stag
         manifest, row = yield from stages_of(work, task)
     except Rejected as rejected:
         return rejection(task, rejected.reason, rejected.detail)
+    except MemoryError:  # not the fault of the image: with more memory it belongs to the corpus
+        hint = "free some, use fewer --jobs, or move the image away"
+        name = os.fsdecode(task.sources[0])
+        raise Img2ImgError("image", name, "does not fit into memory", hint) from None
     line = to_json_line(row)
     return Outcome(task.index, manifest, "", line, to_datasets_line(row, line))
 

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from command_line import rows, run, tree
@@ -181,6 +182,21 @@ def test_what_failed_for_a_transient_reason_is_tried_again(
     with monkeypatch.context() as patch:
         patch.setattr(io, "decode", fail_at_first)
         assert reason in make(root, "out", words)
+    make(root, "out", words)
+    assert everything(tmp_path / "out") == everything(tmp_path / "fresh")
+
+
+def test_an_image_that_does_not_fit_into_memory_is_named_and_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, words = tmp_path / "in", COMMANDS["blur"]
+    write_first(root)
+    make(root, "fresh", words)
+    work_in_this_process(monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "decode", Mock(side_effect=MemoryError))
+        error = make(root, "out", words, code=1)
+    assert re.search(r"error: image '.*\.jpg': does not fit into memory; free some", error)
     make(root, "out", words)
     assert everything(tmp_path / "out") == everything(tmp_path / "fresh")
 

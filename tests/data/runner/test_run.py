@@ -401,7 +401,7 @@ def test_an_error_of_a_fork_is_raised_with_its_traceback() -> None:
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_the_time_limit_holds_for_few_images(jobs: int, tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 2)
-    slow = ["--size", 3000, "--timeout", 0.1, "--max-bad", 1, "--jobs", jobs]
+    slow = ["--size", 8000, "--timeout", 0.1, "--max-bad", 1, "--jobs", jobs]
     argv = [*COMMAND, *map(str, ["blur", photos, tmp_path / "out", *slow])]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, "raise --timeout" in done.stderr) == (1, True), done.stderr
