@@ -27,6 +27,7 @@ from typing import Any, Final, Protocol, TextIO, TypeAlias
 import click
 
 from img2img_data.core.errors import Img2ImgError, UsageError, missing_extra, printable
+from img2img_data.core.memory import lacks_memory
 from img2img_data.core.settings_model import bounds_of, did_you_mean, help_of, without_none
 
 if typing.TYPE_CHECKING:
@@ -354,7 +355,7 @@ def _describe(error: BaseException) -> str:
         too_long = error.errno == errno.ENAMETOOLONG
         hint = "give a shorter name" if too_long else "once it is fixed, the same command continues"
         return f"{name}{error.strerror}; {hint}"
-    if isinstance(error, MemoryError) or "(-4:Insufficient memory)" in str(error):  # of OpenCV
+    if isinstance(error, Exception) and lacks_memory(error):
         return "out of memory; free some or use fewer processes, then run the command again"
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(frame.filename).name}, line {frame.lineno}"

@@ -51,6 +51,7 @@ REASONS: Final[dict[str, str]] = {
     "no-gender": "the gender is unknown",
     "timeout": "took longer than the time limit",
     "worker-died": "its worker process died twice",
+    "out-of-memory": "there was not enough memory for it",
 }
 """Reasons for which an image is rejected. The words are part of the corpus format."""
 
@@ -61,6 +62,7 @@ HINTS: Final[dict[str, tuple[str, ...]]] = {
     "low-detail": ("lower --min-detail",),
     "misaligned": ("raise --max-shift",),
     "no-face": ("lower --min-face-score",),
+    "out-of-memory": ("lower --jobs",),
     "no-split": ("give shares, as in --split train=0.8,test=0.2",),
     "size": ("--fit crop or --fit pad changes the size",),
     "timeout": ("raise --timeout",),

@@ -1,9 +1,14 @@
-"""Memory that a process keeps for its next image or tensor."""
+"""A lack of memory, and memory that a process keeps for its next image or tensor."""
 
 from __future__ import annotations
 
 import contextlib
 import ctypes
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Return True if an error is Python's, or OpenCV's, about a lack of memory."""
+    return isinstance(error, MemoryError) or "(-4:Insufficient memory)" in str(error)
 
 
 def keep_freed_memory(block: int = 64 << 20) -> None:

@@ -26,6 +26,7 @@ from itertools import islice, takewhile
 from typing import Any, Final, Literal
 
 from img2img_data.core.errors import Rejected, install_hint
+from img2img_data.core.memory import lacks_memory
 
 IMAGE_EXTENSIONS: Final = frozenset(
     b"jpg jpeg jpe jfif png bmp dib webp tif tiff gif ppm pgm pbm pnm mpo jp2 j2k j2c jpc jpf jpx "
@@ -564,8 +565,8 @@ def pillow_image(data: bytes, name: str) -> Iterator[Any]:
         raise Rejected("corrupt", f"not a readable {name} image") from None
     except Exception as error:
         text = str(error)[:200]
-        if isinstance(error, MemoryError) or "ut of memory" in text:
-            raise MemoryError(text) from None
+        if lacks_memory(error) or "ut of memory" in text:
+            raise Rejected("out-of-memory", text) from None
         is_cut = isinstance(error, IndexError) or "runcated" in text or "end of file" in text
         raise Rejected("truncated" if is_cut else "corrupt", text) from None
 

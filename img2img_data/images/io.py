@@ -51,6 +51,7 @@ from numpy.typing import NDArray
 
 from img2img_data.core.errors import Rejected
 from img2img_data.core.files import MAX_BYTES, open_regular, read_bytes
+from img2img_data.core.memory import lacks_memory
 from img2img_data.images import pixels as arrays
 from img2img_data.images.headers import Header, pillow_image, read_header, strip_jpeg
 from img2img_data.images.pixels import MAX_PIXELS, Fit, Pixels, ReadPolicy
@@ -160,7 +161,7 @@ def _decode_jpeg(data: bytes, found: Header) -> Pixels:
     except ValueError as error:
         text = str(error).removeprefix("tjDecompressHeader3(): ")
     if "nsufficient memory" in text:
-        raise MemoryError(text)
+        raise Rejected("out-of-memory", text)
     repairable = "extraneous bytes before marker" in text or "ICC" in text
     if repairable and "repaired" not in found.notes:
         found.notes.add("repaired")
@@ -180,9 +181,8 @@ def _decode_opencv(data: bytes, found: Header) -> Pixels:
         with silent_stderr():
             raw = cv2.imdecode(np.frombuffer(found.data or data, np.uint8), flags)
     except cv2.error as error:
-        if error.code == cv2.Error.StsNoMem:
-            raise MemoryError(error.err) from None
-        raise Rejected("corrupt", str(error.err)[:200]) from None
+        reason = "out-of-memory" if lacks_memory(error) else "corrupt"
+        raise Rejected(reason, str(error.err)[:200]) from None
     if raw is None or raw.shape[:2] != (found.height, found.width):
         raise Rejected("corrupt", "the decoder gave up: its data or checksums are damaged")
     return raw

@@ -52,7 +52,9 @@ MAX_WAITING: Final = 1 << 22
 SHOWN: Final = 10
 """Rejections, and warnings, that a summary shows."""
 PAIRING_REASONS: Final = frozenset({"unpaired", "ambiguous-pair"})
-TRANSIENT_REASONS: Final = frozenset({"timeout", "worker-died", "unreadable", "vanished"})
+TRANSIENT_REASONS: Final = frozenset(
+    {"timeout", "worker-died", "out-of-memory", "unreadable", "vanished"}
+)
 """Reasons that may lie in the machine, not in the image: a later run tries it again."""
 CONVERTED: Final[dict[str, str]] = {
     "first-frame": "the first of several frames or pages, which source_frames in a row counts",

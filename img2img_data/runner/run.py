@@ -23,6 +23,7 @@ from img2img_data.core.errors import CorpusError, Img2ImgError, Rejected, UsageE
 from img2img_data.core.files import locked, stamp_of, versions
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.jsonl import Row
+from img2img_data.core.memory import lacks_memory
 from img2img_data.corpus.card import to_datasets_line
 from img2img_data.corpus.format import TILE_COLUMNS, columns_of, hash64, inside, to_json_line
 from img2img_data.runner.build_folder import LIBRARIES, BuildFolder, Outcome, Report
@@ -226,10 +227,10 @@ def _outcome_of(work: Work[ImageTask, tuple[str, Row]], task: ImageTask) -> Stag
         manifest, row = yield from stages_of(work, task)
     except Rejected as rejected:
         return rejection(task, rejected.reason, rejected.detail)
-    except MemoryError:  # not the fault of the image: with more memory it belongs to the corpus
-        hint = "free some, use fewer --jobs, or move the image away"
-        name = os.fsdecode(task.sources[0])
-        raise Img2ImgError("image", name, "does not fit into memory", hint) from None
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        return rejection(task, "out-of-memory")
     line = to_json_line(row)
     return Outcome(task.index, manifest, "", line, to_datasets_line(row, line))
 
