@@ -384,8 +384,8 @@ def _build(call: StepCall, plan: Plan, pairing: pairs.Pairing) -> Report:
     off = max((abs(report.kept[name] - n) for name, n in asked.items()), default=0)
     if settings.stratify is None and len(shares) > 1 and off > total / 100:
         requested = ", ".join(f"{name} {number:,.0f}" for name, number in asked.items())
-        why = "the split is a hash of the name or group; --stratify folder makes it exact"
-        call.echo(f"split: {report.parts()}; not {requested}: {why}")
+        why = "images are assigned by a hash; --stratify folder makes the shares exact"
+        call.echo(f"split: {report.parts()}; the shares ask for {requested}: {why}")
     found = [name for name in SPLITS if all((root / name).is_dir() for root in call.paths[:-1])]
     if settings.split is None and len(found) > 1 and [*report.kept] == ["train"]:
         why = f"--split folder keeps the folders {', '.join(found)} apart"

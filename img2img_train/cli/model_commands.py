@@ -115,7 +115,7 @@ def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
     if short:
         sys.exit(1)
     if runs:
-        print_next("img2img-train", "serve", *runs)
+        print_next("img2img-train", "translate", runs[0], "photos/", "restored/")
 
 
 class DirectionOption(FrozenModel):

@@ -294,10 +294,10 @@ def describe_run(data: RunData) -> list[str]:
 
 
 def _describe_degradation(spec: Any, is_linear: bool) -> str:
-    where = "on the device" if is_linear else "where images are read"
+    where = " on the device" if is_linear else ""
     text = json.dumps(spec)
     text = text if len(text) <= MAX_SPEC_CHARACTERS else f"{text[:MAX_SPEC_CHARACTERS]}…"
-    return f"training inputs are targets, degraded {where} by {text}"
+    return f"targets are degraded anew in every epoch{where}, by {text}"
 
 
 def _describe_shares(config: RunConfig) -> str:
