@@ -21,9 +21,10 @@ from pydantic import Field
 
 from img2img_data.builds import pairings, pairs
 from img2img_data.core.command_line import Progress
-from img2img_data.core.errors import Rejected, UsageError, printable
+from img2img_data.core.errors import TRANSIENT_REASONS, Rejected, UsageError, printable
 from img2img_data.core.files import stamp_of, write_atomically
 from img2img_data.core.frozen_model import FrozenModel, field_of
+from img2img_data.core.memory import lacks_memory
 from img2img_data.corpus.format import FORMAT, key_of, to_json_line
 from img2img_data.images import io
 from img2img_data.images.pixels import Fit
@@ -148,20 +149,26 @@ def selection_build(
 
 
 # ------------------------------------------------------------------------------------- duplicates
-def fingerprint_image(job: SelectJob, task: ImageTask) -> tuple[int, bytes]:
+def fingerprint_image(job: SelectJob, task: ImageTask) -> tuple[int, bytes, str]:
     """Return the fingerprint of one image; an image that will be rejected matches no other."""
     # Taken before the file is read: a change during the reading makes the fingerprint invalid.
     stamp = stamp_of(task.path([job.root]))
     try:
         if task.rejected:
             raise Rejected(*task.rejected)
-        return task.index, fingerprint(_read(job, task)[1].pixels, stamp)
-    except Rejected:
-        return task.index, fingerprint(None, stamp)
+        return task.index, fingerprint(_read(job, task)[1].pixels, stamp), ""
+    except Rejected as rejected:
+        if rejected.reason in TRANSIENT_REASONS and not task.rejected:
+            return _lost(task, rejected.reason)
+        return task.index, fingerprint(None, stamp), ""
+    except Exception as error:
+        if not lacks_memory(error):
+            raise
+        return _lost(task, "out-of-memory")
 
 
-def _lost(task: ImageTask, reason: str) -> tuple[int, bytes]:
-    return task.index, fingerprint(None)
+def _lost(task: ImageTask, reason: str) -> tuple[int, bytes, str]:
+    return task.index, fingerprint(None), reason
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,13 +192,16 @@ class DuplicatePass:
             todo = array("q", (index for index, is_valid in enumerate(valid) if not is_valid))
             work = functools.partial(fingerprint_image, self.job)
             results = make_pool(work, self.plan.task, _lost).run(todo)
-            for done, (index, data) in enumerate(results, count - len(todo) + 1):
+            failed: dict[int, str] = {}  # not compared, so it may be a copy: none is kept
+            for done, (index, data, reason) in enumerate(results, count - len(todo) + 1):
                 file.write(index, data)
+                if reason:
+                    failed[index] = reason
                 progress(done // 2, count)  # the run itself is the second half
             prints = file.load(largest_first=self.settings.keep == "largest")
             groups = DuplicateGroups(prints, self.settings.duplicate_distance)
         write_atomically(self.folder.root / DUPLICATES_FILE, self._rows(groups))
-        return functools.partial(self._task, groups)
+        return functools.partial(self._task, groups, failed)
 
     def _rows(self, groups: DuplicateGroups) -> Iterator[bytes]:
         def columns(index: int) -> dict[str, str]:
@@ -201,8 +211,10 @@ class DuplicatePass:
             copies = [{**columns(i), **_match(groups, i)} for i in map(int, places)]
             yield to_json_line({"kept": columns(head), "copies": copies})
 
-    def _task(self, groups: DuplicateGroups, index: int) -> ImageTask:
+    def _task(self, groups: DuplicateGroups, failed: dict[int, str], index: int) -> ImageTask:
         task, kept = self.plan.task(index), int(groups.kept[index])
+        if index in failed:
+            return task._replace(rejected=(failed[index], ""))
         if kept == index:
             return task
         match, first = _match(groups, index), self.plan.task(kept).sources[0]

@@ -55,6 +55,11 @@ REASONS: Final[dict[str, str]] = {
 }
 """Reasons for which an image is rejected. The words are part of the corpus format."""
 
+TRANSIENT_REASONS: Final = frozenset(
+    {"timeout", "worker-died", "out-of-memory", "unreadable", "vanished"}
+)
+"""Reasons that may lie in the machine, not in the image: a later run tries it again."""
+
 HINTS: Final[dict[str, tuple[str, ...]]] = {
     "alpha": ("leave out --alpha reject",),
     "gray": ("leave out --drop-gray, or raise --gray-tolerance",),

@@ -29,10 +29,10 @@ from typing import Any, BinaryIO, Final, Literal, NamedTuple
 
 import numpy as np
 
-from img2img_data.core import files
+from img2img_data.core import errors, files
 from img2img_data.core.errors import REASONS, CorpusError, NothingKeptError, Rejected, UsageError
 from img2img_data.core.files import complete_lines, write_atomically, writing_to
-from img2img_data.core.jsonl import Row, iter_rows, lines_of
+from img2img_data.core.jsonl import Row, iter_rows, lines_of, parse_object
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.card import DATASETS_FILE, README, to_card, to_datasets_line
 from img2img_data.corpus.format import REJECTED_FILE, in_split_order, to_json_page
@@ -52,10 +52,6 @@ MAX_WAITING: Final = 1 << 22
 SHOWN: Final = 10
 """Rejections, and warnings, that a summary shows."""
 PAIRING_REASONS: Final = frozenset({"unpaired", "ambiguous-pair"})
-TRANSIENT_REASONS: Final = frozenset(
-    {"timeout", "worker-died", "out-of-memory", "unreadable", "vanished"}
-)
-"""Reasons that may lie in the machine, not in the image: a later run tries it again."""
 CONVERTED: Final[dict[str, str]] = {
     "first-frame": "the first of several frames or pages, which source_frames in a row counts",
     "depth": "16 bit or float and became 8 bit; png keeps that, in a corpus with --bits 16",
@@ -434,17 +430,20 @@ class BuildFolder:
             kept, counts = page["counts"]["kept"], page["counts"]
             lists = {REJECTED_FILE: sum(counts["rejected"].values())}
             lists |= {SHARD_FILE: counts["total"]} if shard_name(page) else {}
-            if self.page == corpus_format.CORPUS_FILE:
+            if kept and self.page == corpus_format.CORPUS_FILE:  # a shard may be empty
                 (self.root / README).stat()
                 lists |= {f"{name}/{DATASETS_FILE}": n for name, n in kept.items()}
+            if page["recipe"].get("drop_duplicates"):
+                (self.root / DUPLICATES_FILE).stat()
             lengths = {name: sum(1 for _ in lines_of(self.root / name)) for name in lists}
             return rows == sum(kept.values()) and lengths == lists
         return False
 
-    def transient_failures(self) -> set[str]:
-        """Return the ``source_hex`` of the sources that were rejected for a transient reason."""
-        rows = iter_rows(self.root / REJECTED_FILE)
-        return {str(r.get("source_hex")) for r in rows if r.get("reason") in TRANSIENT_REASONS}
+    def transient(self) -> list[bool | None]:
+        """Return for each row of rejected.jsonl if its reason is transient; None: damaged."""
+        rows = map(parse_object, lines_of(self.root / REJECTED_FILE))
+        reasons = (str((row or {}).get("reason")) for row in rows)
+        return [r in errors.TRANSIENT_REASONS if r in REASONS else None for r in reasons]
 
     def report(self) -> Report:
         """Return the counts of a complete folder."""

@@ -66,7 +66,9 @@ class ImageTask(NamedTuple):
 
     def path(self, roots: Sequence[bytes], number: int = 0) -> bytes:
         """Return the path of a source; ``roots`` are those of the plan."""
-        path = os.path.join(roots[self.root + number], *self.sources[number].split(b"/"))
+        # Of an image in an archive, the archive is the file.
+        name = os.fsencode(self.spans[number][0]) if self.spans else self.sources[number]
+        path = os.path.join(roots[self.root + number], *name.split(b"/"))
         return os.path.realpath(path) if self.follow_links else path
 
     def read(self, roots: Sequence[bytes], number: int = 0) -> bytes:

@@ -292,13 +292,19 @@ class EarlierRun:
         if not (all_hold and folder.is_intact(rows)):
             return False
         written = (folder.root / folder.page).stat().st_mtime_ns
-        failed = folder.transient_failures()
         left = np.setdiff1d(np.arange(self._total), self.indices)
-        for task in (task for task in map(plan.task, left.tolist()) if not task.rejected):
-            paths = [task.path(plan.roots, n) for n in range(len(task.sources))]
+        transient = folder.transient()
+        if len(transient) != len(left) or None in transient:
+            return False
+        # Both are in the order of the plan.
+        for task, may_pass in zip(map(plan.task, left.tolist()), transient, strict=True):
+            if task.rejected:
+                continue
+            names = [task, task._replace(follow_links=False)]  # a link may lead elsewhere now
+            paths = {t.path(plan.roots, n) for t in names for n in range(len(task.sources))}
             is_younger = any(stamp_of(path)[1] >= written for path in paths)
             can_be_read = all(os.access(path, os.R_OK) for path in paths)
-            if is_younger or (task.sources[0].hex() in failed and can_be_read):
+            if is_younger or (may_pass and can_be_read):
                 return False
         return True
 

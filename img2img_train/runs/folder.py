@@ -166,6 +166,7 @@ class RunFolder:
                 continue
             if errors and warn is not None:
                 warn(f"warning: {errors[0]}; resuming from the one before")
+            if path == self.previous and warn is not None:
                 path.replace(self.latest)
             return checkpoint
         if errors:

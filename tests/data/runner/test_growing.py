@@ -18,9 +18,8 @@ from command_line import rows, run, tree
 from conftest import write_photos
 from serial_pool import work_in_this_process
 
-from img2img_data.core.errors import Rejected
+from img2img_data.core.errors import TRANSIENT_REASONS, Rejected
 from img2img_data.images import io
-from img2img_data.runner.build_folder import TRANSIENT_REASONS
 
 SPLIT = ["--split", "train=0.5,test=0.5"]
 COMMANDS: dict[str, list[Any]] = {
@@ -152,6 +151,37 @@ def test_a_damaged_folder_is_repaired(name: str, damage: str, tmp_path: Path) ->
     assert "complete already" in make(root, "out", words)
 
 
+@pytest.mark.parametrize("line", [b"{}\n", bytes(9) + b"\n", b""])
+def test_a_damaged_list_of_rejections_is_repaired(line: bytes, tmp_path: Path) -> None:
+    root, words = tmp_path / "in", COMMANDS["blur"]
+    write_first(root)
+    (root / "A" / "cut.jpg").write_bytes((root / "A" / "003.jpg").read_bytes()[:300])
+    make(root, "out", words)
+    before = everything(tmp_path / "out")
+    (tmp_path / "out" / "rejected.jsonl").write_bytes(line)
+    make(root, "out", words)
+    assert everything(tmp_path / "out") == before
+    assert "complete already" in make(root, "out", words)
+
+
+def test_a_lost_list_of_copies_is_written_again(tmp_path: Path) -> None:
+    root, words = tmp_path / "in", COMMANDS["copies"]
+    write_first(root)
+    make(root, "out", words)
+    before = everything(tmp_path / "out")
+    (tmp_path / "out" / "duplicates.jsonl").unlink()
+    make(root, "out", words)
+    assert everything(tmp_path / "out") == before
+
+
+def test_a_shard_without_images_is_complete(tmp_path: Path) -> None:
+    root, words = tmp_path / "in", ["blur", "A", "--shard"]
+    write_first(root)
+    for number in range(1, 21):
+        make(root, f"out{number}", [*words, f"{number}/20"])
+        assert "complete already" in make(root, f"out{number}", [*words, f"{number}/20"])
+
+
 @pytest.mark.parametrize("content", [None, b""])
 def test_a_shard_without_its_order_is_repaired(content: bytes | None, tmp_path: Path) -> None:
     root, words = tmp_path / "in", COMMANDS["sharded"]
@@ -176,10 +206,11 @@ NO_MEMORY = "OpenCV(5.0) alloc.cpp:93: error: (-4:Insufficient memory) Failed to
         (cv2.error(NO_MEMORY), "out-of-memory"),
     ],
 )
+@pytest.mark.parametrize("name", ["blur", "copies"])
 def test_what_failed_for_a_transient_reason_is_tried_again(
-    error: Exception, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, error: Exception, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root, words, decode = tmp_path / "in", COMMANDS["blur"], io.decode
+    root, words, decode = tmp_path / "in", COMMANDS[name], io.decode
     write_first(root)
     make(root, "fresh", words)
     failures = itertools.chain([True, True], itertools.repeat(False))
