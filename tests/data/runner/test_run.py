@@ -220,7 +220,7 @@ def test_splits_are_named_in_their_order_with_their_numbers(tmp_path: Path) -> N
     assert counts in dry
     assert f"kept 30 ({counts})" in output
     assert kept != {"train": 18, "val": 6, "test": 6}
-    assert f"split: {counts}; not test 6, val 6, train 18: the split is a hash" in output
+    assert f"split: {counts}; the shares ask for test 6, val 6, train 18: images" in output
     words[2] = tmp_path / "exact"
     output = run(*words, "--stratify", "folder")
     assert "kept 30 (train 18, val 6, test 6)" in output
