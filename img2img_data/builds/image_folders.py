@@ -24,7 +24,7 @@ from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import TRANSIENT_REASONS, Rejected, UsageError, printable
 from img2img_data.core.files import stamp_of, write_atomically
 from img2img_data.core.frozen_model import FrozenModel, field_of
-from img2img_data.core.memory import lacks_memory
+from img2img_data.core.memory import as_rejected
 from img2img_data.corpus.format import FORMAT, key_of, to_json_line
 from img2img_data.images import io
 from img2img_data.images.pixels import Fit
@@ -150,21 +150,20 @@ def selection_build(
 
 # ------------------------------------------------------------------------------------- duplicates
 def fingerprint_image(job: SelectJob, task: ImageTask) -> tuple[int, bytes, str]:
-    """Return the fingerprint of one image; an image that will be rejected matches no other."""
+    """Return the index, the fingerprint and "" for one image; with a transient reason to reject it
+    that reason. The fingerprint of an image that will be rejected matches no other.
+    """
     # Taken before the file is read: a change during the reading makes the fingerprint invalid.
     stamp = stamp_of(task.path([job.root]))
     try:
         if task.rejected:
             raise Rejected(*task.rejected)
         return task.index, fingerprint(_read(job, task)[1].pixels, stamp), ""
-    except Rejected as rejected:
-        if rejected.reason in TRANSIENT_REASONS and not task.rejected:
-            return _lost(task, rejected.reason)
-        return task.index, fingerprint(None, stamp), ""
     except Exception as error:
-        if not lacks_memory(error):
-            raise
-        return _lost(task, "out-of-memory")
+        reason = as_rejected(error).reason
+        if reason in TRANSIENT_REASONS and not task.rejected:
+            return _lost(task, reason)
+        return task.index, fingerprint(None, stamp), ""
 
 
 def _lost(task: ImageTask, reason: str) -> tuple[int, bytes, str]:
@@ -192,7 +191,8 @@ class DuplicatePass:
             todo = array("q", (index for index, is_valid in enumerate(valid) if not is_valid))
             work = functools.partial(fingerprint_image, self.job)
             results = make_pool(work, self.plan.task, _lost).run(todo)
-            failed: dict[int, str] = {}  # not compared, so it may be a copy: none is kept
+            # Images that could not be compared may be copies, so they are not kept.
+            failed: dict[int, str] = {}
             for done, (index, data, reason) in enumerate(results, count - len(todo) + 1):
                 file.write(index, data)
                 if reason:

@@ -93,8 +93,8 @@ def _open_shard(root: Path) -> CorpusShard:
                 info = read_info(root) if page == corpus_format.CORPUS_FILE else read_object(path)
                 if not shard_name(info):
                     raise UsageError("folder", root, "is not a shard", "merge what --shard wrote")
-                place = (int(info["shard"][name]) for name in ("number", "of", "sources"))
-                number, count, sources = place
+                numbers = (int(info["shard"][name]) for name in ("number", "of", "sources"))
+                number, count, sources = numbers
                 recipe = dict(info["recipe"])
             except (ValueError, KeyError, TypeError, AttributeError):
                 raise CorpusError("shard", path, "is damaged", hint) from None

@@ -21,7 +21,7 @@ from pydantic import Field, model_validator
 from img2img_data.core.errors import Rejected, UsageError, printable
 from img2img_data.core.files import stamp_of
 from img2img_data.core.frozen_model import FrozenModel
-from img2img_data.core.memory import lacks_memory
+from img2img_data.core.memory import as_rejected
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.format import CORPUS_FILE, FORMAT, image_rng, stream_of
 from img2img_data.degradations.base import Degradation, Rng
@@ -342,12 +342,8 @@ def read_sources(job: CorpusJob, task: ImageTask) -> list[LoadedSource]:
     if loaded is None:
         try:
             loaded = _read_whole(job, task)
-        except Rejected as rejected:
-            loaded = rejected
         except Exception as error:
-            if not lacks_memory(error):
-                raise
-            loaded = Rejected("out-of-memory")
+            loaded = as_rejected(error)
         _last_cut.clear()
         _last_cut[name] = loaded
     if isinstance(loaded, Rejected):

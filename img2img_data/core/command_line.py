@@ -355,7 +355,7 @@ def _describe(error: BaseException) -> str:
         too_long = error.errno == errno.ENAMETOOLONG
         hint = "give a shorter name" if too_long else "once it is fixed, the same command continues"
         return f"{name}{error.strerror}; {hint}"
-    if isinstance(error, Exception) and lacks_memory(error):
+    if lacks_memory(error):
         return "out of memory; free some or use fewer processes, then run the command again"
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(frame.filename).name}, line {frame.lineno}"

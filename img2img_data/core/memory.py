@@ -5,10 +5,21 @@ from __future__ import annotations
 import contextlib
 import ctypes
 
+from img2img_data.core.errors import Rejected
 
-def lacks_memory(error: Exception) -> bool:
+
+def lacks_memory(error: BaseException) -> bool:
     """Return True if an error is Python's, or OpenCV's, about a lack of memory."""
     return isinstance(error, MemoryError) or "(-4:Insufficient memory)" in str(error)
+
+
+def as_rejected(error: Exception) -> Rejected:
+    """Return ``Rejected`` for an image that raised it, or ran out of memory; raise other errors."""
+    if isinstance(error, Rejected):
+        return error
+    if lacks_memory(error):
+        return Rejected("out-of-memory")
+    raise error
 
 
 def keep_freed_memory(block: int = 64 << 20) -> None:

@@ -370,7 +370,7 @@ def bmp_header(data: bytes) -> Header:
         palette = 6 if length == 12 else 4 * min(colors or 1 << bits, 1 << bits)
         if offset < 14 + length + palette:
             raise Rejected("corrupt", "the pixels begin inside the palette")
-    if bits >= 16 or packing in (0, 3, 6):
+    if bits >= 16 or packing in (0, 3, 6):  # only palette images are compressed
         found.min_bytes = offset + (width * bits + 31) // 32 * 4 * abs(height)
     if bits == 16 or (packing in (3, 6) and bits == 32):
         found.raster = offset, bits, int(height < 0)

@@ -431,7 +431,7 @@ class BuildFolder:
             lists = {REJECTED_FILE: sum(counts["rejected"].values())}
             lists |= {SHARD_FILE: counts["total"]} if shard_name(page) else {}
             if kept and self.page == corpus_format.CORPUS_FILE:  # a shard may be empty
-                (self.root / README).stat()
+                (self.root / README).stat()  # raises if it is missing
                 lists |= {f"{name}/{DATASETS_FILE}": n for name, n in kept.items()}
             if page["recipe"].get("drop_duplicates"):
                 (self.root / DUPLICATES_FILE).stat()
@@ -439,8 +439,8 @@ class BuildFolder:
             return rows == sum(kept.values()) and lengths == lists
         return False
 
-    def transient(self) -> list[bool | None]:
-        """Return for each row of rejected.jsonl if its reason is transient; None: damaged."""
+    def transient_rejections(self) -> list[bool | None]:
+        """Return for each row of rejected.jsonl whether its reason is transient; None: damaged."""
         rows = map(parse_object, lines_of(self.root / REJECTED_FILE))
         reasons = (str((row or {}).get("reason")) for row in rows)
         return [r in errors.TRANSIENT_REASONS if r in REASONS else None for r in reasons]

@@ -23,7 +23,7 @@ from img2img_data.core.errors import CorpusError, Img2ImgError, Rejected, UsageE
 from img2img_data.core.files import locked, stamp_of, versions
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.jsonl import Row
-from img2img_data.core.memory import lacks_memory
+from img2img_data.core.memory import as_rejected
 from img2img_data.corpus.card import to_datasets_line
 from img2img_data.corpus.format import TILE_COLUMNS, columns_of, hash64, inside, to_json_line
 from img2img_data.runner.build_folder import LIBRARIES, BuildFolder, Outcome, Report
@@ -225,12 +225,9 @@ def _outcome_of(work: Work[ImageTask, tuple[str, Row]], task: ImageTask) -> Stag
         if task.rejected:
             raise Rejected(*task.rejected)
         manifest, row = yield from stages_of(work, task)
-    except Rejected as rejected:
-        return rejection(task, rejected.reason, rejected.detail)
     except Exception as error:
-        if not lacks_memory(error):
-            raise
-        return rejection(task, "out-of-memory")
+        rejected = as_rejected(error)
+        return rejection(task, rejected.reason, rejected.detail)
     line = to_json_line(row)
     return Outcome(task.index, manifest, "", line, to_datasets_line(row, line))
 
@@ -293,15 +290,15 @@ class EarlierRun:
             return False
         written = (folder.root / folder.page).stat().st_mtime_ns
         left = np.setdiff1d(np.arange(self._total), self.indices)
-        transient = folder.transient()
+        transient = folder.transient_rejections()
         if len(transient) != len(left) or None in transient:
             return False
         # Both are in the order of the plan.
         for task, may_pass in zip(map(plan.task, left.tolist()), transient, strict=True):
             if task.rejected:
                 continue
-            names = [task, task._replace(follow_links=False)]  # a link may lead elsewhere now
-            paths = {t.path(plan.roots, n) for t in names for n in range(len(task.sources))}
+            links = task._replace(follow_links=False)  # a link may lead elsewhere now
+            paths = {t.path(plan.roots, n) for t in (task, links) for n in range(len(task.sources))}
             is_younger = any(stamp_of(path)[1] >= written for path in paths)
             can_be_read = all(os.access(path, os.R_OK) for path in paths)
             if is_younger or (may_pass and can_be_read):
