@@ -183,7 +183,11 @@ def first_nonfinite(tensors: Tensors) -> str | None:
 
 # ----------------------------------------------------------------------------------------- reading
 def read_checkpoint(path: Path, prefix: str | tuple[str, ...] = "") -> Checkpoint:
-    """Return a checkpoint with the tensors under ``prefix``; CheckpointError if it is damaged."""
+    """Return a checkpoint with the tensors under ``prefix``, on the CPU.
+
+    Raises CheckpointError if it is damaged. The error has a cause, for ``load_newest``, if the file
+    is intact as far as is known: it cannot be read now, or was written by another version.
+    """
     if path.exists() and not path.is_file():
         raise _error(path, "is not a file", "give a checkpoint or the folder of a run")
     try:

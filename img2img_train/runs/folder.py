@@ -160,7 +160,7 @@ class RunFolder:
                     why = "holds networks only, so training cannot be resumed from it"
                     raise CheckpointError("checkpoint", path, why)
             except CheckpointError as error:
-                if error.__cause__ is not None:  # it is not damaged
+                if error.__cause__ is not None:  # not damaged: see ``read_checkpoint``
                     raise
                 errors.append(error)
                 continue
