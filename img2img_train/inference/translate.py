@@ -219,7 +219,7 @@ def translate(
                 row |= {"reason": rejected.reason, "detail": printable(rejected.detail)}
                 rows.append(row)
             progress(number, len(paths))
-        job.done.notes += notes_on_frames(log.source_frames(paths))
+        job.done.notes += [*log.notes, *notes_on_frames(log.source_frames(paths))]
         log.write()
         write_atomically(out / REJECTED_FILE, map(to_json_line, rows))
     return job.done
@@ -247,7 +247,11 @@ class _ResumeLog:
         # again.
         with suppress(FileNotFoundError, CorpusError):
             rows.extend(iter_rows(self.path))
-        valid = rows[1:] if rows[:1] == [self.head] else []
+        self.notes, valid = list[str](), rows[1:]
+        if valid and rows[0] != self.head:
+            which = f"'{printable(str(out))}' held {len(valid):,} results of another model or of"
+            what = "other settings: those of the same images are replaced, the others are left"
+            self.notes, valid = [f"{which} {what}"], []
         self.rows = {str(row.get("source_hex")): row for row in valid}
         # Without the rows of another model or other settings, before a new one is appended.
         self.write()

@@ -224,6 +224,21 @@ def test_files_of_others_are_not_overwritten(negative: LoadedModel, tmp_path: Pa
     assert found == before
 
 
+def test_results_of_other_settings_are_replaced_with_a_note(
+    negative: LoadedModel, tmp_path: Path
+) -> None:
+    source, out = tmp_path / "in", tmp_path / "out"
+    write_photos(source, 2, 20, 20)
+    assert translate(negative, source, out, settings=TILED).notes == []
+    (source / "001.jpg").unlink()
+    done = translate(negative, source, out, settings=TILED.model_copy(update={"overlap": 8}))
+    assert (done.restored, done.reused) == (1, 0)
+    assert "held 2 results of another model or of other settings" in done.notes[0]
+    assert (out / "001.png").is_file()
+    again = translate(negative, source, out, settings=TILED.model_copy(update={"overlap": 8}))
+    assert (again.reused, again.notes) == (1, [])
+
+
 def test_files_of_other_formats_are_named(negative: LoadedModel, tmp_path: Path) -> None:
     source = tmp_path / "in"
     write_photos(source / "deep", 1, 20, 20)
