@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from img2img_data.core.command_line import Display
@@ -14,6 +15,7 @@ from img2img_train.evaluation.evaluate import evaluate_loaded
 from img2img_train.evaluation.score import Evaluation
 from img2img_train.evaluation.settings import EvaluateSettings
 from img2img_train.inference.function import Model, StrPath, load
+from img2img_train.metrics.perceptual import load_perceptual_networks
 from img2img_train.training.fit import FitResult
 from img2img_train.training.fit import fit as train
 
@@ -42,12 +44,15 @@ def evaluate(
     batch: int = 64,
     metrics: str = "",
     baselines: str = "auto",
+    lpips: tuple[StrPath, StrPath] | None = None,
+    fid: StrPath | None = None,
 ) -> Evaluation:
     """Return the scores of a model on a corpus as ``img2img-train evaluate`` does.
 
     The result has the means by metric, ``scores`` of the outputs and ``input_scores`` of the
     inputs, their ``gain``, its 95 % ``gain_interval``, the ``baselines`` (those that suit the
     corpus, comma-separated names, or "none"), a ``conclusion`` in words, and all ``image_scores``.
+    ``lpips`` (network and heads) and ``fid`` are files of weights. Unpaired corpora need ``fid``.
 
     >>> train.evaluate("runs/unet", "corpora/gaussian", split="test")
     unet on gaussian, 5 images: PSNR 12... dB, input 20..., gain -8...; wiener 35..., gain -23...
@@ -55,6 +60,9 @@ def evaluate(
     settings = {"split": split, "batch": batch, "metrics": metrics, "baselines": baselines}
     options, opened = build_model(EvaluateSettings, settings), open_corpus(corpus)
     loaded = (model if isinstance(model, Model) else load(model)).loaded
+    weights = (Path(lpips[0]), Path(lpips[1])) if lpips else None
+    networks = load_perceptual_networks(weights, Path(fid) if fid else None, loaded.device.type)
     path = loaded.path.resolve()
     run = path.parents[1] if path.parent.name == "checkpoints" else path
-    return evaluate_loaded(loaded, opened, options, (run.name, opened.root.resolve().name))
+    names = run.name, opened.root.resolve().name
+    return evaluate_loaded(loaded, opened, options, names, networks)

@@ -24,7 +24,12 @@ from img2img_data.core.errors import REASONS, UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.settings_model import build_model, build_part
 from img2img_train.distributed.memory import catch_out_of_memory
-from img2img_train.evaluation.settings import EvaluateSettings, ModelSettings, names_in
+from img2img_train.evaluation.settings import (
+    DirectionOption,
+    EvaluateSettings,
+    ModelSettings,
+    names_in,
+)
 from img2img_train.inference.settings import TranslateSettings
 
 if TYPE_CHECKING:
@@ -83,7 +88,8 @@ def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
       img2img-train evaluate runs/l2 --images results/nafnet --on corpora/gaussian
 
     PSNR, SSIM, MS-SSIM, MAE and the overlap of colors in Lab: per image, per tag, and as means with
-    95 % intervals. LPIPS and FID need weights that you supply; nothing is downloaded, and no code
+    95 % intervals. Of unpaired corpora FID and colors of the outputs, as a set, against those of
+    the other domain. LPIPS and FID need weights that you supply; nothing is downloaded, and no code
     in them is run. NETWORK is alexnet-owt-7be5be79.pth or vgg16-397923af.pth, HEADS alex.pth or
     vgg.pth of the package lpips (a saved lpips.LPIPS may be given as both); WEIGHTS is
     pt_inception-2015-12-05-6726825d.pth.
@@ -118,14 +124,7 @@ def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
         print_next("img2img-train", "translate", runs[0], "photos/", "restored/")
 
 
-class DirectionOption(FrozenModel):
-    """Option of the commands that can use either model of a run for both directions."""
-
-    direction: Literal["AtoB", "BtoA"] | None = None
-    """translation, of a model that has both [default: as trained]"""
-
-
-class TranslateOptions(ModelSettings, DirectionOption):
+class TranslateOptions(ModelSettings):
     """Options of ``translate`` beside those of each image."""
 
     max_bad: float = Field(0.1, ge=0, le=1)

@@ -26,7 +26,7 @@ from img2img_data.images.headers import is_image_name
 from img2img_data.images.pixels import Pixels, ReadPolicy
 from img2img_train.data.checks import check_no_alpha
 from img2img_train.data.deconvolution import stated_degradation
-from img2img_train.evaluation import score
+from img2img_train.evaluation import domains, score
 from img2img_train.evaluation.baselines import FittedBaselines, fit_baselines
 from img2img_train.evaluation.by_tag import attributes_of, check_tags
 from img2img_train.evaluation.results import Matrix, images_csv, protocol
@@ -71,8 +71,7 @@ def evaluate_matrix(
     # Shared evenly, so that the page of a large matrix does not grow.
     each, room = (most // (len(runs) * len(corpora)) for most in (gallery, GALLERY_BYTES))
     for run, run_name in zip(runs, run_names, strict=True):
-        options = settings.device, None, settings.keep_dropout, settings.norm
-        model: score.AnyModel = outputs.get(run) or load_generator(run, *options)
+        model: score.AnyModel = outputs.get(run) or _load(run, settings)
         for (corpus, pairs), name, baselines in zip(work, corpus_names, fitted, strict=True):
             both = (run_name, name)
             count = _counter(progress, done, total, both)
@@ -97,7 +96,7 @@ def evaluate_run(
     Raises as ``evaluate_matrix``.
     """
     opened = open_corpus(corpus)
-    model = load_generator(run, settings.device, None, settings.keep_dropout, settings.norm)
+    model = _load(run, settings)
     # Named apart from the corpora that the run was trained on, which the report names too.
     known = [path.resolve() for path in (corpus, *(Path(c.path) for c in model.config.corpora))]
     names = model.config.title, short_names(list(dict.fromkeys(known)))[0]
@@ -118,15 +117,25 @@ def evaluate_run(
     return scored
 
 
+def _load(run: Path, settings: EvaluateSettings) -> LoadedModel:
+    how = settings.device, settings.direction, settings.keep_dropout, settings.norm
+    return load_generator(run, *how)
+
+
 def evaluate_loaded(
-    model: LoadedModel, corpus: Corpus, settings: EvaluateSettings, names: tuple[str, str]
+    model: LoadedModel,
+    corpus: Corpus,
+    settings: EvaluateSettings,
+    names: tuple[str, str],
+    perceptual: PerceptualNetworks = NO_NETWORKS,
 ) -> Evaluation:
     """Return the scores of a model in memory on a corpus; ``names`` are those of both.
 
     Raises as ``evaluate_matrix``.
     """
     pairs = _pairs(corpus, settings.split)
-    scoring = _scoring(settings, names=names, baselines=_baselines(corpus, settings))
+    baselines = _baselines(corpus, settings)
+    scoring = _scoring(settings, names=names, baselines=baselines, perceptual=perceptual)
     return _evaluate(model, corpus, pairs, scoring, gallery=0)
 
 
@@ -167,6 +176,9 @@ def _evaluate(
         if config.direction == "BtoA":
             # The baselines undo the degradation of the input, which is the target here.
             scoring = replace(scoring, swapped=True, baselines=score.NO_BASELINES)
+    if corpus.kind == "unpaired":
+        scored = domains.evaluate_domains(model, corpus, pairs, scoring)
+        return replace(scored, test_time=test_time, notes=(*notes, *scored.notes))
     # The gallery is known only after all images are scored. Outputs that were not kept are restored
     # a second time, so that the images of a large corpus are never all in memory.
     scoring = replace(scoring, kept={} if gallery else None)
@@ -247,6 +259,8 @@ def _counter(
 
 def _pairs(corpus: Corpus, split: str) -> Sequence[Pair]:
     check_no_alpha(corpus)
+    if corpus.kind == "unpaired":
+        return domains.images_of(corpus, split)
     if not (pairs := corpus.pairs(split)):
         raise CorpusError("corpus", corpus.root, f"has no pairs in split '{split}'")
     return pairs
@@ -283,7 +297,7 @@ def shortfalls(matrix: Matrix, limits: Mapping[str, float]) -> list[str]:
     lines = []
     for evaluation in matrix.evaluations:
         for name, limit in limits.items():
-            metric, mean = METRICS[name], evaluation.scores[name]
+            metric, mean = METRICS[name], evaluation.scores.get(name, math.nan)
             # Written so that a NaN falls short too.
             if not metric.gain(mean, limit) >= 0:
                 where = f"{evaluation.run} on {evaluation.corpus}"

@@ -13,13 +13,17 @@ from img2img_data.core.files import versions, write_atomically
 from img2img_data.corpus.format import to_json_page
 from img2img_train.evaluation.baselines import BASELINES
 from img2img_train.evaluation.by_tag import MAX_VALUES
+from img2img_train.evaluation.domains import COLOR_TRANSFER, DEFINITION
 from img2img_train.evaluation.score import Evaluation, MeanScores, rounded
 from img2img_train.metrics.bootstrap import FEW_GROUPS, RESAMPLES, SEED, Interval
 from img2img_train.metrics.registry import METRICS
 from img2img_train.report.page import write_matrix_page
 from img2img_train.runs.folder import LIBRARIES
 
-BEST: Final = "the one with the highest mean PSNR on the scored images; fitted on another split"
+BEST: Final = (
+    "the one with the highest mean PSNR on the scored images, or the lowest FID where there are no "
+    "pairs; fitted on another split"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +45,9 @@ def protocol(
 ) -> dict[str, Any]:
     """Return how the scores were computed; ``files`` names the weights of networks."""
     shown = ("label", "unit", "digits", "better", "definition")
-    definitions = {name: BASELINES[name].definition for name in baselines}
+    known = {name: baseline.definition for name, baseline in BASELINES.items()}
+    known[COLOR_TRANSFER] = DEFINITION
+    definitions = {name: known[name] for name in baselines}
     used = {name: metric for name, metric in METRICS.items() if name in scores}
     return {
         "color": "RGB; Lab corpora too are scored as RGB",
@@ -73,12 +79,13 @@ def write_matrix(matrix: Matrix, out: Path) -> Path:
     tag and value), ``images.csv`` (a row per image), ``index.html``.
     """
     evaluations = matrix.evaluations
+    scored = {name for e in evaluations for name in e.scores}
     baselines = [name for e in evaluations for name in e.baselines]
     payload = {
         "runs": list(matrix.runs),
         "corpora": list(matrix.corpora),
         "split": matrix.split,
-        "protocol": protocol(evaluations[0].scores, matrix.files, dict.fromkeys(baselines)),
+        "protocol": protocol(scored, matrix.files, dict.fromkeys(baselines)),
         "evaluations": [e.summary() for e in evaluations],
     }
     means = [{**e.names, **_mean_columns(e)} for e in evaluations]

@@ -157,14 +157,16 @@ class Evaluation(MeanScores):
     gallery: tuple[GalleryItem, ...] = ()
 
     def __repr__(self) -> str:
-        model, input, gain = (part["psnr"] for part in (self.scores, self.input_scores, self.gain))
+        name, parts = self.headline, (self.scores, self.input_scores, self.gain)
+        model, input, gain = (part[name] for part in parts)
         images = f"{self.images:,} image{'s' * (self.images != 1)}"
-        name = f"{printable(self.run)} on {printable(self.corpus)}, {images}"
-        line = f"{name}: PSNR {model:.2f} dB, input {input:.2f}, gain {gain:+.2f}"
+        score = f"FID {model:.2f}" if name == "fid" else f"PSNR {model:.2f} dB"
+        line = f"{printable(self.run)} on {printable(self.corpus)}, {images}: {score}, "
+        line += f"input {input:.2f}, gain {gain:+.2f}"
         if (best := self.best_baseline) == INPUT:
             return line
-        psnr, over = (getattr(self.baselines[best], part)["psnr"] for part in ("scores", "gain"))
-        return f"{line}; {best} {psnr:.2f}, gain {over:+.2f}"
+        score_of_best, over = (getattr(self.baselines[best], p)[name] for p in ("scores", "gain"))
+        return f"{line}; {best} {score_of_best:.2f}, gain {over:+.2f}"
 
     @property
     def names(self) -> dict[str, str]:
@@ -172,8 +174,15 @@ class Evaluation(MeanScores):
         return {"run": self.run, "corpus": self.corpus, "split": self.split}
 
     @property
+    def headline(self) -> str:
+        """Name of the metric that words are about: "psnr", or "fid" where there are no pairs."""
+        return "psnr" if "psnr" in self.scores else "fid"
+
+    @property
     def conclusion(self) -> str:
-        """The gain in PSNR over the best baseline, in words."""
+        """The gain in PSNR, or FID, over the best baseline, in words."""
+        if self.headline == "fid":
+            return self._conclusion_of_sets()
         gain, interval = self.gain["psnr"], self.gain_interval["psnr"]
         if self.best_baseline == INPUT:
             return describe_gain(gain, interval)
@@ -181,6 +190,17 @@ class Evaluation(MeanScores):
         name = f"the best baseline ({self.best_baseline}, {best.scores['psnr']:.2f} dB)"
         over_best = describe_gain(best.gain["psnr"], best.gain_interval["psnr"], name)
         return f"{over_best}; the gain over the input is {gain:+.2f} dB"
+
+    def _conclusion_of_sets(self) -> str:
+        best, gain = self.best_baseline, self.gain["fid"]
+        score, over = self.input_scores["fid"], gain
+        if best != INPUT:
+            its = self.baselines[best]
+            score, over = its.scores["fid"], its.gain["fid"]
+        name = f"the best baseline ({best}, FID {score:.2f})"
+        line = f"beats {name} by {over:.2f}" if over > 0 else f"does not beat {name}"
+        line += f": it is worse by {-over:.2f}" if over < 0 else ""
+        return line if best == INPUT else f"{line}; the gain over the input is {gain:+.2f}"
 
     def summary(self) -> dict[str, Any]:
         """Return everything but the scores of single images and the gallery, ready for JSON."""

@@ -17,8 +17,17 @@ def names_in(text: str) -> list[str]:
     return [name for name in map(str.strip, text.split(",")) if name]
 
 
-class ModelSettings(FrozenModel):
-    """Device and test-time behavior of a model, which override those that it was saved with."""
+class DirectionOption(FrozenModel):
+    """Option of the commands that can use either model of a run for both directions."""
+
+    direction: Literal["AtoB", "BtoA"] | None = None
+    """translation, of a model that has both [default: as trained]"""
+
+
+class ModelSettings(DirectionOption):
+    """Device, direction and test-time behavior of a model, which override those that it was saved
+    with.
+    """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """compute device"""

@@ -90,8 +90,12 @@ class PerceptualScores:
 
     def notes(self) -> list[str]:
         """Return the caveats that a reader of the scores needs."""
-        count = self.targets.count
-        if self.networks.inception is None or count > FEATURES:
-            return []
-        why = f"no more than the {FEATURES:,} features, so it is far too high"
-        return [f"FID of {count:,} images: {why}; compare it only with values of as many images"]
+        return [] if self.networks.inception is None else note_on_few_images(self.targets.count)
+
+
+def note_on_few_images(count: int) -> list[str]:
+    """Return a note for the reader of an FID if its sets are too small for its absolute value."""
+    if count > FEATURES:
+        return []
+    why = f"no more than the {FEATURES:,} features, so it is far too high"
+    return [f"FID of {count:,} images: {why}; compare it only with values of as many images"]

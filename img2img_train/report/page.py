@@ -192,7 +192,8 @@ def _pointless(evaluations: Evaluations) -> Sequence[str]:
     """Return the color metrics if the task does not change colors."""
     # Classical baselines restore; otherwise the inputs have the colors of the targets already.
     overlaps = [e["input_scores"].get(name, 1) for e in evaluations for name in COLOR_METRICS[1:]]
-    restores = any(e.get("baselines") for e in evaluations) or min(overlaps) >= SAME_COLORS
+    restores = any(e.get("baselines") and "psnr" in e["scores"] for e in evaluations)
+    restores = restores or min(overlaps) >= SAME_COLORS
     return COLOR_METRICS if restores else ()
 
 

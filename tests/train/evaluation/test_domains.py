@@ -1,0 +1,157 @@
+"""Scores on domains without pairs: laws of sets, the command, and what it says without weights."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from conftest import make_photo
+from small_corpus import write_corpus
+
+torch = pytest.importorskip("torch")
+
+from fake_models import Identity, strict_json, write_run  # noqa: E402
+from inception_weights import inception_file  # noqa: E402
+
+import img2img_train as train  # noqa: E402
+from img2img_data.core.errors import CorpusError, UsageError  # noqa: E402
+from img2img_data.corpus.reader import open_corpus  # noqa: E402
+from img2img_data.images import io  # noqa: E402
+from img2img_train.cli.main import group  # noqa: E402
+from img2img_train.evaluation.domains import (  # noqa: E402
+    COLOR_TRANSFER,
+    Colors,
+    evaluate_domains,
+    images_of,
+    transfer_colors,
+)
+from img2img_train.evaluation.score import Evaluation, Scoring  # noqa: E402
+from img2img_train.metrics.perceptual import load_perceptual_networks  # noqa: E402
+from img2img_train.metrics.registry import COLOR_METRICS  # noqa: E402
+
+
+def warm(photo: np.ndarray) -> np.ndarray:
+    """Return a photo with other colors, as those of another season."""
+    return np.asarray(photo * [1.0, 0.75, 0.4] + [0, 20, 10], np.uint8)
+
+
+@pytest.fixture
+def domains(tmp_path: Path) -> Path:
+    """A CycleGAN folder: photos, and other photos in warmer colors; of two sizes."""
+    root = tmp_path / "seasons"
+    for split, count in (("train", 6), ("test", 5)):
+        for side, seed in (("A", 0), ("B", 50)):
+            folder = root / f"{split}{side}"
+            folder.mkdir(parents=True)
+            for number in range(count + (side == "B")):
+                photo = make_photo(seed + number, 40 + 4 * (number == 2), 32)
+                photo = photo if side == "A" else warm(photo)
+                (folder / f"{number}.png").write_bytes(io.encode(photo, "png"))
+    return root
+
+
+def score(model: Any, corpus: Path, weights: Path, split: str = "test", **more: Any) -> Evaluation:
+    opened = open_corpus(corpus)
+    networks = load_perceptual_networks(None, weights, "cpu")
+    scoring = Scoring(perceptual=networks, **more)
+    return evaluate_domains(model, opened, images_of(opened, split), scoring)
+
+
+def test_the_input_has_no_gain_over_itself(domains: Path, tmp_path: Path) -> None:
+    done: list[int] = []
+    scored = score(Identity(), domains, inception_file(tmp_path / "i.pth"), progress=done.append)
+    assert scored.scores == scored.input_scores
+    assert set(scored.scores) == {*COLOR_METRICS, "fid"}
+    assert set(scored.gain.values()) == {0}
+    assert set(scored.gain_interval.values()) == {None}
+    assert (scored.images, done[-1]) == (5, 11)
+    assert "5 images" in " ".join(scored.notes)
+
+
+def test_images_of_the_other_domain_have_a_distance_of_zero(domains: Path, tmp_path: Path) -> None:
+    wanted = [io.read(p).pixels for p in sorted((domains / "testB").iterdir())][:5]
+    (domains / "testB" / "5.png").unlink()
+
+    def perfect(pairs: Sequence[Any], inputs: np.ndarray) -> np.ndarray:
+        return np.stack([wanted[int(pair.key)] for pair in pairs])
+
+    scored = score(perfect, domains, inception_file(tmp_path / "i.pth"))
+    assert [scored.scores[name] for name in COLOR_METRICS] == pytest.approx([1, 1, 1])
+    assert scored.scores["fid"] < 1e-6 * scored.input_scores["fid"]
+    assert scored.conclusion.startswith("beats the best baseline")
+
+
+def test_directions_swap_the_domains(domains: Path, tmp_path: Path) -> None:
+    weights = inception_file(tmp_path / "i.pth")
+    there, back = (score(Identity(), domains, weights, swapped=s) for s in (False, True))
+    assert (there.images, back.images) == (5, 6)
+    assert back.scores["fid"] == pytest.approx(there.scores["fid"], rel=1e-6)
+    baselines = [e.baselines[COLOR_TRANSFER].scores["fid"] for e in (there, back)]
+    assert baselines[0] != pytest.approx(baselines[1], rel=1e-3)
+
+
+def test_color_transfer_has_the_colors_of_the_domain(domains: Path, tmp_path: Path) -> None:
+    scored = score(Identity(), domains, inception_file(tmp_path / "i.pth"))
+    its = scored.baselines[COLOR_TRANSFER].scores
+    assert its["lab-b"] > scored.input_scores["lab-b"] + 0.2
+    assert its["lab-l"] > scored.input_scores["lab-l"] + 0.05
+    for bits in (np.uint8, np.uint16):
+        photo = make_photo(1).astype(bits) * (257 if bits == np.uint16 else 1)
+        unit = np.iinfo(bits).max / 255
+        moved = transfer_colors(photo, Colors(np.full(3, 120.0) * unit, np.full(3, 9.0) * unit))
+        assert moved.dtype == bits
+        assert moved.std() < photo.std()
+    flat = np.full((8, 8, 3), 90, np.uint8)
+    assert transfer_colors(flat, Colors(np.full(3, 128.0), np.full(3, 9.0))).std() == 0
+
+
+def test_without_another_split_there_is_no_color_transfer(domains: Path, tmp_path: Path) -> None:
+    for side in "AB":
+        for path in (domains / f"train{side}").iterdir():
+            path.unlink()
+        (domains / f"train{side}").rmdir()
+    scored = score(Identity(), domains, inception_file(tmp_path / "i.pth"))
+    assert scored.baselines == {}
+    assert any(COLOR_TRANSFER in note for note in scored.notes)
+    assert scored.conclusion.startswith("does not beat the best baseline (input")
+
+
+def test_command_on_paired_and_unpaired_corpora(domains: Path, tmp_path: Path) -> None:
+    pairs = write_corpus(tmp_path / "pairs", {"test": 3})
+    trained, weights = write_run(tmp_path / "run"), inception_file(tmp_path / "i.pth")
+    out = tmp_path / "scores"
+    words = ["evaluate", trained, "--on", domains, pairs, "--fid", weights, "--out", out]
+    done = CliRunner().invoke(group, [*map(str, words), "--device", "cpu"])
+    assert done.exit_code == 0, done.output
+    text = done.output
+    assert "run on seasons, 5 images: FID " in text
+    assert "run on pairs, 3 images: PSNR " in text
+    page = strict_json(out / "matrix.json")
+    assert {"fid", "psnr"} <= page["protocol"]["metrics"].keys()
+    assert COLOR_TRANSFER in page["protocol"]["baselines"]
+    rows = list(csv.DictReader((out / "matrix.csv").open()))
+    assert [bool(row["psnr"]) for row in rows] == [False, True]
+    assert all(row["fid"] and row["fid_input"] for row in rows)
+    assert COLOR_TRANSFER in (out / "index.html").read_text("utf-8")
+    limited = CliRunner().invoke(group, [*map(str, words), "--fail-under", "psnr=1"])
+    assert limited.exit_code == 1
+    assert "run on seasons: PSNR nan" in limited.output
+
+
+def test_what_is_missing_is_one_line(domains: Path, tmp_path: Path) -> None:
+    trained = write_run(tmp_path / "run")
+    with pytest.raises(CorpusError, match="unpaired, so only FID scores it"):
+        train.evaluate(trained, domains)
+    with pytest.raises(UsageError, match="has no split 'val'"):
+        train.evaluate(trained, domains, split="val")
+    weights = inception_file(tmp_path / "i.pth")
+    assert train.evaluate(trained, domains, fid=weights).scores["fid"] > 0
+    for path in list((domains / "testB").iterdir())[1:]:
+        path.unlink()
+    with pytest.raises(CorpusError, match="fewer than two images"):
+        train.evaluate(trained, domains, fid=weights)
