@@ -45,7 +45,8 @@ def build_on_meta(spec: NetworkSpec) -> nn.Module:
     row = NETWORKS[spec.name]
     module = generators if hasattr(generators, row.cls) else discriminators
     with torch.device("meta"):
-        network: nn.Module = getattr(module, row.cls)(spec, **row.options)
+        # Whatever dtype a caller made the default.
+        network: nn.Module = getattr(module, row.cls)(spec, **row.options).float()
     size = count_parameters(network)
     if size > MAX_PARAMETERS:
         why = f"of width {spec.width} has {size:,} parameters, more than {MAX_PARAMETERS:,}"

@@ -116,6 +116,7 @@ def torch_backend(config: RunConfig, device: torch.device) -> Iterator[None]:
     keep_freed_memory()
     deterministic, cuda = is_deterministic(config, device), device.type == "cuda"
     threads, mode = torch.get_num_threads(), torch.get_deterministic_debug_mode()
+    dtype = torch.get_default_dtype()
     fill = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     with (
         # A caller may have turned gradients off, as notebooks do for inference.
@@ -126,6 +127,7 @@ def torch_backend(config: RunConfig, device: torch.device) -> Iterator[None]:
     ):
         torch.manual_seed(config.seed)
         torch.set_num_threads(config.threads)
+        torch.set_default_dtype(torch.float32)
         torch.use_deterministic_algorithms(deterministic)
         # Deterministic mode would fill every new tensor with NaN, which helps to find bugs and
         # costs time.
@@ -134,6 +136,7 @@ def torch_backend(config: RunConfig, device: torch.device) -> Iterator[None]:
             yield
         finally:
             torch.set_num_threads(threads)
+            torch.set_default_dtype(dtype)
             torch.set_deterministic_debug_mode(mode)
             torch.utils.deterministic.fill_uninitialized_memory = fill  # type: ignore[attr-defined]
 

@@ -50,6 +50,22 @@ def test_deterministic_algorithms_are_set_for_the_run_only(
         assert torch.get_deterministic_debug_mode() == mode
 
 
+@pytest.mark.parametrize("loss", ["charbonnier", "pix2pix"])
+def test_a_default_dtype_of_the_caller_changes_no_run(
+    loss: str, corpus: Path, tmp_path: Path
+) -> None:
+    weights = []
+    for dtype in (torch.float32, torch.float64):
+        torch.set_default_dtype(dtype)
+        try:
+            result = loop.fit(small_config(loss, corpus, tmp_path / str(dtype)), Display())
+            assert torch.get_default_dtype() == dtype
+        finally:
+            torch.set_default_dtype(torch.float32)
+        weights.append(result.folder.latest.read_bytes())
+    assert weights[0] == weights[1]
+
+
 def test_yaml_reads_on_as_true() -> None:
     assert RunConfig(corpora="x", deterministic=True).deterministic == "on"
     assert RunConfig(corpora="x", deterministic=False).deterministic == "off"
