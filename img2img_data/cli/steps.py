@@ -236,17 +236,15 @@ def run_step(
     check_settings(name, settings)
     _check_paths(paths)
     call = StepCall(name, paths, settings, progress, echo)
-    max_bad = call.run.max_bad
     try:
         report = STEPS[name].run(call)
     except NothingKeptError as error:
         # Only the command knows which options it has.
         options = {"--" + field.replace("_", "-") for field in STEPS[name].fields()}
-        texts = HINTS.get(error.reason, ())
-        fitting = [text for text in texts if {*re.findall("--[a-z-]+", text)} <= options]
-        raise Img2ImgError(str(error), hint=" or ".join(fitting)) from None
+        shown = [t for t in HINTS.get(error.reason, ()) if {*re.findall("--[a-z-]+", t)} <= options]
+        raise Img2ImgError(str(error), hint=" or ".join(shown)) from None
     expected = image_folders.EXPECTED_REASONS.get(name, frozenset())
-    return report, report.conclude(max_bad, expected, bool(settings.get("allow_unpaired")))
+    return report, report.conclude(call.run.max_bad, expected, bool(settings.get("allow_unpaired")))
 
 
 def check_settings(name: str, settings: Mapping[str, Any], place: Place = OPTIONS) -> None:
@@ -380,12 +378,16 @@ def _build(call: StepCall, plan: Plan, pairing: pairs.Pairing) -> Report:
     build = pairs.corpus_build(plan, pairing, call.paths[-1], settings, call.name)
     report = run_build(build, call.run, call.progress, call.echo)
     total, shares = report.kept.total(), parse_split(settings.split or "train=1")
-    asked = {name: share * total for name, share in shares.items()}
+    asked = {name: share * total for name, share in shares.items() if len(shares) > 1}
     off = max((abs(report.kept[name] - n) for name, n in asked.items()), default=0)
-    if settings.stratify is None and len(shares) > 1 and off > total / 100:
+    if settings.stratify is None and off > total / 100:
         requested = ", ".join(f"{name} {number:,.0f}" for name, number in asked.items())
         why = "images are assigned by a hash; --stratify folder makes the shares exact"
         call.echo(f"split: {report.parts()}; the shares ask for {requested}: {why}")
+    empty = [f"'{name}'" for name, n in asked.items() if n and not report.kept[name]]
+    if empty and not call.run.shard:  # a shard may have none of the few images of a split
+        hint = "another --seed, --stratify folder or more images can fill it"
+        call.echo(f"warning: no image is in split {' and '.join(empty)}; {hint}")
     found = [name for name in SPLITS if all((root / name).is_dir() for root in call.paths[:-1])]
     if settings.split is None and len(found) > 1 and [*report.kept] == ["train"]:
         why = f"--split folder keeps the folders {', '.join(found)} apart"
@@ -416,8 +418,7 @@ def degradation_of(settings: Mapping[str, Any], place: Place = OPTIONS) -> Pipel
     """
     chosen = build_part(DegradeSettings, settings, place)
     if chosen.kind is not None and chosen.degradation is not None:
-        hint = "keep one of the two"
-        raise place.error(["kind"], "conflicts with a pipeline of degradations", hint)
+        raise place.error(["kind"], "conflicts with a pipeline of degradations", "keep one of them")
     if chosen.kind is not None:
         where = place.below("set") if place.title else Place("option --set")
         return parse_spec({chosen.kind: parse_assignments(chosen.set, where)}, where)
@@ -586,8 +587,7 @@ def import_folder(call: StepCall) -> Report:
     Images are kept byte for byte where they are clean. Both images of a pair must have the same
     size.
     """
-    root = call.paths[0]
-    name = call.get(ImportSettings).format
+    root, name = call.paths[0], call.get(ImportSettings).format
     if (root / CORPUS_FILE).is_file():
         packed = (root / INDEX_FILE).is_file()
         hint = "'img2img-data unpack' restores it" if packed else "use it as it is"

@@ -192,6 +192,22 @@ def test_folders_and_tags_name_the_splits(tmp_path: Path) -> None:
     assert len(rows(tmp_path / "c/x/metadata.jsonl")) == 7
 
 
+def test_an_empty_split_is_named_with_what_fills_it(tmp_path: Path) -> None:
+    words = ["--split", "train=0.8,val=0.1,test=0.1,none=0", "--size", "8", "--jobs", 1]
+    photos, seen = write_photos(tmp_path / "photos", 10, 20, 20), set()
+    for seed in range(8):
+        output = run("blur", photos, tmp_path / f"{seed}", *words, "--seed", seed)
+        kept = json.loads((tmp_path / f"{seed}/corpus.json").read_text())["counts"]["kept"]
+        missing = " and ".join(f"'{name}'" for name in SHARES if name not in kept)
+        warning = f"warning: no image is in split {missing}; another --seed"
+        assert (warning in output) is ("warning" in output) is bool(missing)
+        assert warning not in run("blur", photos, tmp_path / f"s{seed}", *words,
+                                  "--seed", seed, "--shard", "1/2")  # fmt: skip
+        seen.add(missing)
+    assert {"", "'val' and 'test'"} <= seen
+    assert "warning" not in run("blur", photos, tmp_path / "b", *words, "--stratify", "folder")
+
+
 def test_images_added_later_move_none_without_strata(tmp_path: Path) -> None:
     photos = write_photos(tmp_path / "photos", 30, 16, 16)
     options = ["--split", "train=0.6,test=0.4", "--seed", "3"]
