@@ -69,7 +69,8 @@ def open_shards(folders: Sequence[Path], out: Path) -> list[CorpusShard]:
         one, other = _common_entries(first), _common_entries(shard)
         differ = sorted(k for k in one.keys() | other.keys() if one.get(k) != other.get(k))
         if differ:
-            why = f"belongs to another run than '{first.root}' ({', '.join(differ)} differ)"
+            names = ", ".join(corpus_format.SOURCE_ENTRIES.get(name, name) for name in differ)
+            why = f"belongs to another run than '{first.root}' ({names} differ)"
             raise UsageError("shard", shard.root, why, "name the shards of one run")
         twin = by_number.setdefault(shard.number, shard)
         if twin is not shard:
@@ -78,8 +79,7 @@ def open_shards(folders: Sequence[Path], out: Path) -> list[CorpusShard]:
     missing = [f"{number}/{count}" for number in range(1, count + 1) if number not in by_number]
     if missing:
         names = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if missing[8:] else "")
-        why, hint = f"{names} missing", "name the folders of all shards"
-        raise UsageError("shards", first.root.parent, why, hint)
+        raise UsageError("shards", first.root.parent, f"{names} missing", "name all their folders")
     return [by_number[number] for number in sorted(by_number)]
 
 
@@ -146,8 +146,7 @@ def _rows(
     merged = heapq.merge(*(_read(s) for s in shards), key=lambda row: row[0])
     for done, (position, name, line, shard) in enumerate(merged, 1):
         if position != done - 1:
-            lacking = position >= done
-            why = "lacks images" if lacking else "holds an image that another shard holds too"
+            why = "lacks images" if position >= done else "holds an image of another shard, too"
             raise CorpusError("shard", shard.root, why, "build it again")
         row = checked_row(line, shard.root, f"the row of source {position}")
         if name:

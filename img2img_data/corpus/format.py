@@ -52,9 +52,9 @@ EXTENSIONS: Final = {".png", ".jpg", ".jpeg", ".webp"}
 TILE_COLUMNS: Final = ("tile_left", "tile_top")
 """Columns of a tile's row: its place in the upright source, pixels."""
 
-SOURCE_ENTRIES: Final = frozenset({"source_names", "source_tags"})
+SOURCE_ENTRIES: Final = {"source_names": "the list of images", "source_tags": "tags of images"}
 """Entries of a recipe, digests of its sources, that may differ if a run goes on with those of
-today.
+today; and what messages call them.
 """
 
 Kind = Literal["paired", "unpaired"]

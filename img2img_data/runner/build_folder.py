@@ -315,8 +315,9 @@ class BuildFolder:
         if not isinstance(found, dict):
             raise CorpusError("folder", self.root, "its recipe is damaged", "choose another folder")
         names = sorted(k for k in recipe.keys() | found.keys() if recipe.get(k) != found.get(k))
-        if not (grows and corpus_format.SOURCE_ENTRIES.issuperset(names)) and names:
-            why = f"was made with other settings ({', '.join(names)})"
+        if not (grows and corpus_format.SOURCE_ENTRIES.keys() >= {*names}) and names:
+            differ = ", ".join(corpus_format.SOURCE_ENTRIES.get(name, name) for name in names)
+            why = f"was made with other settings ({differ})"
             raise UsageError("folder", self.root, why, "choose another folder, or delete this one")
         return not names
 

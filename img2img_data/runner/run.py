@@ -326,10 +326,10 @@ class EarlierRun:
         if index is None:
             # A file may be there and yet be no source: behind a link that is not followed.
             moved = hash64(b"%d" % side, sources[0]) in self._listed
-            return None, "need another key, split or tags" if moved else "vanished"
+            return None, "with a new key, split or tags" if moved else "vanished"
         place = finished(_outcome_of(build.expect, task))
         if (place.manifest, place.line) != (manifest, to_json_line(row["tags"])):
-            return index, "need another key, split or tags"
+            return index, "with a new key, split or tags"
         return index, "" if _files_are_intact(build.folder.root / manifest, row) else "damaged"
 
     def _digest_of(self, side: int, sources: tuple[bytes, ...], spans: Any, number: int) -> str:

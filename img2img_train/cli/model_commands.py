@@ -113,7 +113,7 @@ def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
         click.echo(repr(e))
     for note in dict.fromkeys(note for e in matrix.evaluations for note in e.notes):
         click.echo(f"note: {note}")
-    click.echo(f"matrix: {printable(str(write_matrix(matrix, options.out)))}")
+    click.echo(f"scores: {printable(str(write_matrix(matrix, options.out)))}")
     # After the results are written: a failed check must not lose them.
     short = shortfalls(matrix, limits)
     for line in short:

@@ -335,7 +335,7 @@ def _tag_scores(rows: Sequence[ImageScores], tags: Sequence[str]) -> Iterator[Ta
 def _equal_pairs(rows: Sequence[ImageScores]) -> Iterator[str]:
     """Yield a note if a corpus left some images undegraded."""
     if equal := sum(row.input_scores["psnr"] == PSNR_CAP for row in rows):
-        effect = f"they have {PSNR_CAP:g} dB, which moves the mean of the input"
+        effect = f"each is {PSNR_CAP:g} dB in the mean of the input, so compare PSNR, not gains"
         yield f"{equal:,} of {len(rows):,} inputs equal their targets: {effect}"
 
 

@@ -284,9 +284,9 @@ def describe_run(data: RunData) -> list[str]:
     others = {f"{other.name} of width {other.width}" for other in networks.values()}
     network = f"{spec.name} of width {spec.width}{' with ' if others else ''}"
     network += f"{', '.join(sorted(others))}, {config.precision} on {config.device}"
-    unit = "pair(s)" if config.objective.paired else "image(s) of each side"
-    steps = f"{data.steps:,} steps of {data.plan.step_images} {unit}, {config.epochs} epoch"
-    steps += "s" * (config.epochs != 1)
+    unit, sides = ("pair", "") if config.objective.paired else ("image", " of each side")
+    step = f"{data.plan.step_images} {unit}{'s' * (data.plan.step_images != 1)}{sides}"
+    steps = f"{data.steps:,} steps of {step}, {config.epochs} epoch{'s' * (config.epochs != 1)}"
     return [
         *([_describe_degradation(config.degrade, online.is_linear)] if online else []),
         *([f"inputs are {config.preparation}"] if config.preparation else []),
@@ -297,14 +297,14 @@ def describe_run(data: RunData) -> list[str]:
 
 
 def _describe_degradation(spec: Any, is_linear: bool) -> str:
-    where = " on the device" if is_linear else ""
-    text = json.dumps(spec)
+    where, text = " on the device" * is_linear, json.dumps(spec)
     text = text if len(text) <= MAX_SPEC_CHARACTERS else f"{text[:MAX_SPEC_CHARACTERS]}…"
     return f"targets are degraded anew in every epoch{where}, by {text}"
 
 
 def _describe_shares(config: RunConfig) -> str:
-    shares = {"as stored": config.stored_share, "equal to the targets": config.clean_share}
+    why = "clean (--clean-share), from which the model learns to leave clean images alone"
+    shares = {"as stored (--stored-share)": config.stored_share, why: config.clean_share}
     return " and ".join(f"{x:.0%} of the inputs are {what}" for what, x in shares.items() if x)
 
 

@@ -332,7 +332,7 @@ def test_only_what_is_new_is_decoded(tmp_path: Path, decoded: list[int]) -> None
     assert len(decoded) == 8
     (photos / "000.png").write_bytes((photos / "001.jpg").read_bytes())
     output = run("blur", photos, out)
-    assert "7 of 9 sources are done; 1 need another key" in output
+    assert "7 of 9 sources are done; 1 with a new key" in output
     assert len(decoded) == 10, "000.png, and 000.jpg under its new key"
     (photos / "007.jpg").write_bytes((photos / "001.jpg").read_bytes())
     run("blur", photos, out, "--prune")
@@ -402,7 +402,7 @@ def test_merge_and_other_settings_refuse_as_before(tmp_path: Path) -> None:
     run("blur", photos, tmp_path / "out")
     write_photos(photos, 4)
     output = run("blur", photos, tmp_path / "out", "--sigma", 2, "--prune", code=2)
-    assert "other settings (sigma" in output
+    assert "other settings (sigma, the list of images)" in output
     for number in (1, 2):
         run("blur", photos, tmp_path / f"s{number}", "--shard", f"{number}/2")
     parts = [tmp_path / "s1", tmp_path / "s2"]
@@ -410,7 +410,11 @@ def test_merge_and_other_settings_refuse_as_before(tmp_path: Path) -> None:
     write_photos(photos, 6)
     for number in (1, 2):
         run("blur", photos, tmp_path / f"s{number}", "--shard", f"{number}/2")
-    assert "other settings" in run("merge", *parts, tmp_path / "merged", code=2)
+    output = run("merge", *parts, tmp_path / "merged", code=2)
+    assert "other settings (the list of images)" in output
+    run("blur", write_photos(tmp_path / "few", 2), tmp_path / "s3", "--shard", "2/2")
+    output = run("merge", parts[0], tmp_path / "s3", tmp_path / "merged", code=2)
+    assert "(number of sources, the list of images differ)" in output
     run("merge", *parts, tmp_path / "again")
     run("blur", photos, tmp_path / "out")
     assert tree(tmp_path / "again") == tree(tmp_path / "out")

@@ -356,8 +356,8 @@ def test_select_passes_tags_on_and_follows_their_lists(tmp_path: Path) -> None:
     row = rows(tmp_path / "out" / "train" / "metadata.jsonl")[5]
     assert row["tags"] == {"person": "p1", "gender": "male"}
     (photos / "metadata.jsonl").write_text('{"file_name": "000.jpg", "person": "other"}\n')
-    assert "8 need another key, split or tags" in run("select", photos, tmp_path / "chosen")
-    assert "8 need another key, split or tags" in run("blur", tmp_path / "chosen", tmp_path / "out")
+    assert "8 with a new key, split or tags" in run("select", photos, tmp_path / "chosen")
+    assert "8 with a new key, split or tags" in run("blur", tmp_path / "chosen", tmp_path / "out")
     tags = [row["tags"] for row in rows(tmp_path / "out" / "train" / "metadata.jsonl")]
     assert tags == [{"person": "other"}, *[{}] * 7]
 

@@ -488,10 +488,16 @@ def test_the_command_line_from_start_to_end(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     tiny = ["--width", 4, "--batch", 4, "--epochs", 1, "--threads", 1, "--device", "cpu"]
-    assert command(f"{corpus}=2", "--loss", "l1", "--out", "run", *tiny, "--dry-run") == 0
-    assert "10 pairs of 16x32" in capsys.readouterr().out
+    words = [f"{corpus}=2", "--loss", "l1", "--out", "run", *tiny]
+    assert command(*words, "--dry-run", "--clean-share", 0.2) == 0
+    message = capsys.readouterr().out
+    assert "10 pairs of 16x32" in message
+    assert "steps of 4 pairs, 1 epoch;" in message
+    assert "20% of the inputs are clean (--clean-share), from which the model learns" in message
+    assert command(*words, "--dry-run", "--batch", 1) == 0
+    assert "steps of 1 pair, 1 epoch;" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
-    assert command(f"{corpus}=2", "--loss", "l1", "--out", "run", *tiny) == 0
+    assert command(*words) == 0
     message = capsys.readouterr()
     assert "report: run/report.html" in message.out
     assert "epoch 1/1" in message.err
@@ -499,6 +505,7 @@ def test_the_command_line_from_start_to_end(
     assert command("resume", "run") == 0
     assert "finished already" in capsys.readouterr().out
     assert command("evaluate", "run", "--on", corpus, "--split", "val", "--out", "m") == 0
+    assert "scores: m/index.html" in capsys.readouterr().out
     assert command("translate", "run", corpus / "val/input", "out") == 0
     assert "restored 3 of 3" in capsys.readouterr().out
 
