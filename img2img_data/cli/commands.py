@@ -289,9 +289,10 @@ def recipes(name: str) -> None:
       img2img-data recipes
       img2img-data recipes mixed > mine.yaml       # edit it, then: --recipe mine.yaml
 
-    The list says what each recipe does, the images that it needs, and where they were measured the
-    minutes of training on one or two CPU cores and the score on held-out images; of its full size,
-    then of --smoke.
+    The list has the pipelines of degradations, which 'degrade --recipe' applies to any photos, and
+    the corpora, which 'build' makes, by the images that they need. A recipe states its size and,
+    where they were measured, the minutes of training on one or two CPU cores and the score on
+    held-out images.
     """
     from img2img_data.cli.recipe import describe_recipes
     from img2img_data.core.files import read_named

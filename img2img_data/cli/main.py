@@ -70,7 +70,8 @@ def _step_command(name: str) -> click.Command:
             from img2img_data.core.yaml_file import find_recipe
             from img2img_data.degradations.spec import degradation, to_spec
 
-            settings["degradation"] = to_spec(degradation(find_recipe(recipe)))
+            find_recipe(recipe)  # the names of kinds do not count
+            settings["degradation"] = to_spec(degradation(recipe))
         code = run_and_print(name, [folders[path] for path in step.paths], settings)
         if not (code or settings.get("dry_run")):
             print_after(folders[step.paths[-1]], settings.get("shard"))

@@ -3,7 +3,7 @@
 ::
 
     name: wiki_gaussian
-    about: Deblurring of faces.                    # these five are for img2img-data recipes
+    about: Deblurring of faces.                    # img2img-data recipes lists these two
     needs: faces of IMDB-WIKI in wiki_crop
     size: 64
     minutes: 5                                     # where they were measured
@@ -26,7 +26,7 @@ type and value, by the models of the steps.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from textwrap import wrap
@@ -67,12 +67,6 @@ class Figures(FrozenModel):
     """minutes of training, measured on one or two CPU cores"""
     score: str = ""
     """score of the run on held-out images, as measured"""
-
-    def describe(self) -> str:
-        """Return the figures that are known in one line, "" if there are none."""
-        size = f"{self.size} px" if self.size else ""
-        minutes = f"{self.minutes:g} min" if self.minutes else ""
-        return ", ".join(filter(None, (size, minutes, self.score)))
 
 
 class Smoke(Figures):
@@ -127,15 +121,22 @@ class RecipeStep:
 
 # ------------------------------------------------------------------------------------------ reading
 def describe_recipes() -> Iterator[str]:
-    """Yield lines about the recipes that come with the program: purpose, needs, figures."""
-    for name, path in shipped_recipes().items():
-        content, place = read_yaml(path)
-        recipe = build_model(Recipe, content, place)
-        small = f"--smoke: {recipe.smoke.describe()}" if recipe.smoke else ""
-        parts = (recipe.about, f"needs {recipe.needs}", recipe.describe(), small)
-        yield name
-        for text in parts:
-            yield from wrap(text, 96, initial_indent=INDENT, subsequent_indent=2 * INDENT)
+    """Yield lines about the recipes that come with the program: by use, then by what they need."""
+    found = {n: build_model(Recipe, *read_yaml(path)) for n, path in shipped_recipes().items()}
+    width = max(map(len, found))
+
+    def rows(names: Iterable[str]) -> Iterator[str]:
+        for name in names:
+            text = f"{INDENT}{name:<{width}}  {found[name].about}"
+            yield from wrap(text, 98, subsequent_indent=" " * (width + len(INDENT) + 2))
+
+    yield "Degradations of your photos: img2img-data degrade PHOTOS OUT --recipe NAME"
+    yield from rows(n for n, r in found.items() if r.degradation is not None)
+    yield "Corpora: img2img-data build NAME, and where it has a run: img2img-train --recipe NAME"
+    for needs in dict.fromkeys(recipe.needs for recipe in found.values() if recipe.corpus):
+        yield from wrap(f"of {needs}", 98, initial_indent="  ", subsequent_indent=INDENT)
+        yield from rows(n for n, r in found.items() if r.needs == needs)
+    yield "'img2img-data recipes NAME' prints one, with its size and what was measured"
 
 
 def load_recipe(path: Path | str, smoke: bool = False) -> tuple[RecipeStep, ...]:
@@ -146,7 +147,9 @@ def load_recipe(path: Path | str, smoke: bool = False) -> tuple[RecipeStep, ...]
     content, place = read_yaml(path)
     recipe = build_model(Recipe, content, place)
     if not recipe.corpus:
-        raise UsageError("recipe", path, "has no 'corpus' steps", f"as {EXAMPLE} has them")
+        apply = f"'img2img-data degrade PHOTOS OUT --recipe {printable(str(path))}' applies it"
+        hint = f"as {EXAMPLE} has them" if recipe.degradation is None else apply
+        raise UsageError("recipe", path, "has no 'corpus' steps", hint)
     if recipe.degradation is not None:
         parse_spec(recipe.degradation, place.below("degradation"))
     # Both sizes are checked, whichever is built: a mistake must not wait for the long run.
@@ -228,10 +231,8 @@ def forecast_recipe(steps: Sequence[RecipeStep], echo: Echo) -> int:
 
 
 def _describe_settings(step: RecipeStep) -> str:
-    shown = []
-    for key, value in step.settings.items():
-        text = printable(str(value))
-        shown.append(f"{key}={text[:MAX_SHOWN]}" + "…" * (len(text) > MAX_SHOWN))
+    texts = {key: printable(str(value)) for key, value in step.settings.items()}
+    shown = (f"{k}={t[:MAX_SHOWN]}{'…' * (len(t) > MAX_SHOWN)}" for k, t in texts.items())
     return f"settings: {', '.join(shown) or 'the defaults'}"
 
 

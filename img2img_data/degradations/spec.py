@@ -69,6 +69,8 @@ def read_pipeline(value: Any, place: Place) -> tuple[Any, Place]:
         raise file.error([key], "unknown", did_you_mean(key, yaml_file.RECIPE_KEYS))
     if "degradation" not in content:
         hint = f"write a pipeline of degradations under that key, as in {yaml_file.EXAMPLE}"
+        if "corpus" in content:
+            hint = f"'img2img-data build {printable(str(value))}' makes its corpora"
         raise UsageError("recipe", value, "has no 'degradation'", hint)
     return content["degradation"], file.below("degradation")
 

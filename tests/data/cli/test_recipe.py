@@ -321,16 +321,33 @@ def test_a_pipeline_is_not_read_from_a_recipe_that_build_rejects(tmp_path: Path)
 
 def test_recipes_are_listed_and_printed() -> None:
     output = run("recipes")
-    assert re.findall(r"^\w+$", output, re.MULTILINE) == [path.stem for path in RECIPES]
     assert max(map(len, output.splitlines())) <= 100
-    for path in RECIPES:
-        content = read_yaml(path).content
-        words = " ".join(output.split())
-        assert content["about"] in words
-        assert content["needs"] in words
-        assert content.get("score", "") in words
-        assert content.get("smoke", {}).get("score", "") in words
+    pipelines, corpora = output.split("\nCorpora: img2img-data build NAME")
+    assert pipelines.startswith("Degradations of your photos: img2img-data degrade ")
+    for text, key in ((pipelines, "degradation"), (corpora, "corpus")):
+        words, listed = " ".join(text.split()), re.findall(r"^    (\w+)  ", text, re.MULTILINE)
+        contents = {path.stem: read_yaml(path).content for path in RECIPES}
+        assert sorted(listed) == sorted(
+            name for name, content in contents.items() if key in content
+        )
+        for name in listed:
+            assert f"{name} {contents[name]['about']}" in words
+            assert key == "degradation" or f"of {contents[name]['needs']} " in words
     assert run("recipes", "mixed") == (ROOT / "recipes" / "mixed.yaml").read_text("utf-8")
+
+
+def test_a_recipe_of_the_other_command_is_named_with_that_command(tmp_path: Path) -> None:
+    photos, text = write_photos(tmp_path / "photos", 1), "name: own\ndegradation: jpeg\n"
+    own = written(tmp_path, text)
+    for recipe in ("camera", own):
+        hint = f"'img2img-data degrade PHOTOS OUT --recipe {recipe}' applies it"
+        assert hint in run("build", recipe, code=2)
+        run("degrade", photos, tmp_path / Path(recipe).stem, "--recipe", recipe)
+    words = ["degrade", photos, tmp_path / "out", "--recipe"]
+    output = run(*words, "facades_l1", code=2)
+    assert "recipe 'facades_l1': has no 'degradation'; 'img2img-data build facades_l1'" in output
+    # The names of kinds do not count.
+    assert "recipe 'noise': unknown" in run(*words, "noise", code=2)
 
 
 def test_the_experiments_recipes_have_the_published_numbers() -> None:
