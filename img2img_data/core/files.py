@@ -293,8 +293,10 @@ def stamp_of(path: bytes) -> tuple[int, int]:
         found = os.lstat(path)
     except (OSError, ValueError):
         return (0, 0)
-    # A file that was put in place of another may be older than that one.
-    return found.st_size, max(found.st_mtime_ns, found.st_ctime_ns)
+    # A file that was put in place of another may be older than that one. A time in the future, as
+    # cameras and archives may state, would make a file younger than every run.
+    modified = found.st_mtime_ns if found.st_mtime_ns <= time.time_ns() else 0
+    return found.st_size, max(modified, found.st_ctime_ns)
 
 
 # ---------------------------------------------------------------------------------------- journal

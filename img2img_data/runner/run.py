@@ -297,11 +297,13 @@ class EarlierRun:
         for task, may_pass in zip(map(plan.task, left.tolist()), transient, strict=True):
             if task.rejected:
                 continue
-            links = task._replace(follow_links=False)  # a link may lead elsewhere now
+            # A link may lead elsewhere now, that of a folder too.
+            links = task._replace(follow_links=False)
             paths = {t.path(plan.roots, n) for t in (task, links) for n in range(len(task.sources))}
+            folders = {path[: end.start()] for path in paths for end in re.finditer(b"/", path)}
+            paths |= set(filter(os.path.islink, folders))
             is_younger = any(stamp_of(path)[1] >= written for path in paths)
-            can_be_read = all(os.access(path, os.R_OK) for path in paths)
-            if is_younger or (may_pass and can_be_read):
+            if is_younger or (may_pass and all(os.access(path, os.R_OK) for path in paths)):
                 return False
         return True
 

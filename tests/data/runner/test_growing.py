@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -353,6 +354,21 @@ def test_a_rejected_source_that_was_replaced_is_made(tmp_path: Path, decoded: li
     assert len(rows(out / "train" / "metadata.jsonl")) == 3
 
 
+def test_a_rejected_source_from_the_future_is_tried_again_only_if_it_changed(
+    tmp_path: Path, decoded: list[int]
+) -> None:
+    photos, out = write_photos(tmp_path / "photos", 3), tmp_path / "out"
+    whole, future = (photos / "001.jpg").read_bytes(), time.time() + 1e6
+    (photos / "001.jpg").write_bytes(whole[:99])
+    os.utime(photos / "001.jpg", (future, future))
+    run("blur", photos, out, "--max-bad", 1)
+    assert "complete already" in run("blur", photos, out, "--max-bad", 1)
+    (photos / "001.jpg").write_bytes(whole)
+    os.utime(photos / "001.jpg", (future, future))
+    run("blur", photos, out)
+    assert len(decoded) == 4
+
+
 KILLED = 9
 
 
@@ -453,6 +469,22 @@ def test_linked_sources_give_the_same_folder(name: str, tmp_path: Path) -> None:
     make(tmp_path / "in", "linked", [*words, "--follow-links"])
     assert everything(tmp_path / "linked") == everything(tmp_path / "real" / "out")
     assert "complete already" in make(tmp_path / "in", "linked", [*words, "--follow-links"])
+
+
+@pytest.mark.parametrize("name", ["photos", "photos/sub"])
+def test_a_linked_folder_that_leads_elsewhere_is_noticed(name: str, tmp_path: Path) -> None:
+    """Its images are compared by their content; what was rejected is older than the corpus."""
+    places = [write_photos(tmp_path / place / "sub", 3) for place in ("new", "old")]
+    (places[1] / "001.jpg").write_bytes(b"damaged")
+    link, words = tmp_path / name, ["blur", tmp_path / "photos", tmp_path / "out", "--follow-links"]
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to(places[1].parent if name == "photos" else places[1])
+    run(*words, "--max-bad", 1)
+    assert "complete already" in run(*words, "--max-bad", 1)
+    link.unlink()
+    link.symlink_to(places[0].parent if name == "photos" else places[0])
+    assert "kept 3" in run(*words)
+    assert "complete already" in run(*words)
 
 
 def test_links_that_were_rejected_are_made_once_they_are_followed(tmp_path: Path) -> None:
