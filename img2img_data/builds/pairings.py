@@ -174,7 +174,7 @@ class Edges(Pairing):
     @model_validator(mode="after")
     def _ordered(self) -> Edges:
         if self.low is not None and self.high is not None and self.low > self.high:
-            raise ValueError("low is above high")
+            raise ValueError("--low is above --high")
         return self
 
     def draw(self, images: Sequence[Pixels], rng: Rng) -> dict[str, float]:

@@ -253,7 +253,7 @@ def check_settings(name: str, settings: Mapping[str, Any], place: Place = OPTION
     Nothing is read from disk, so that a whole recipe can be checked before any work.
     """
     step = STEPS[name]
-    known = {*step.fields(), *step.paths}
+    known = step.fields() | set(step.paths if place.title else ())  # of options, none is a folder
     for key in settings:
         if key not in known:
             why = "unknown" if place.title else f"not an option of '{name}'"
@@ -418,7 +418,7 @@ def degradation_of(settings: Mapping[str, Any], place: Place = OPTIONS) -> Pipel
     """
     chosen = build_part(DegradeSettings, settings, place)
     if chosen.kind is not None and chosen.degradation is not None:
-        raise place.error(["kind"], "conflicts with a pipeline of degradations", "keep one of them")
+        raise place.error(["kind"], "conflicts with a pipeline, as of --recipe", "keep one of them")
     if chosen.kind is not None:
         where = place.below("set") if place.title else Place("option --set")
         return parse_spec({chosen.kind: parse_assignments(chosen.set, where)}, where)

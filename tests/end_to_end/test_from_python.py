@@ -296,6 +296,8 @@ def test_a_script_needs_no_guard_for_its_workers(home: Path, tmp_path: Path) -> 
         (("select", "photos", "x"), {}, "does not make a corpus"),
         (("blur", "photos"), {}, "takes source, out, got 1"),
         (("blur", "photos", "x"), {"sgma": 3}, "did you mean 'sigma'"),
+        (("blur", "photos", "x"), {"source": "y"}, "'--source': not an option of 'blur'"),
+        (("lab", "photos", "x"), {"sourc": "y"}, "'--sourc': not an option of 'lab'; choose"),
         (("blur", "photos", "x"), {"dry_run": True}, "option 'dry_run': makes no corpus"),
         (("degrade", "photos", "x"), {"degradation": "gausian"}, "did you mean 'gaussian'"),
         (("blur", "nowhere", "x"), {}, "no such folder"),

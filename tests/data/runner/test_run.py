@@ -538,6 +538,8 @@ def test_verify_finds_every_kind_of_damage(photos: Path, tmp_path: Path) -> None
         (["blur", "{in}", "{in}/sub"], "overlaps"),
         (["blur", "{in}/none", "{out}"], "no such folder"),
         (["combine", "{in}", "{in}", "{out}", "--match", "template"], "--template-a"),
+        (["edges", "{in}", "{out}", "--low", "9", "--high", "8"], "--low is above --high"),
+        (["degrade", "{in}", "{out}", "--kind", "jpeg", "--recipe", "camera"], "as of --recipe"),
         (["combine", "{in}", "{in}", "{out}", "--match", "regex", "--regex-a", "("], "--regex-a"),
         (["verify", "{in}"], "corpus.json"),
     ],
