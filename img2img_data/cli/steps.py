@@ -221,10 +221,16 @@ def print_after(out: Path, shard: object = None) -> None:
         kind = page.get("kind") or open_corpus(out, rows=False).kind
         # The default loss restores what a degradation took; the other pairings are translations,
         # as are most imported A|B images, but not pairs that are imported from two folders.
-        pairing, layout = map(page.get("recipe", {}).get, ("pairing", "layout"))
+        recipe = page.get("recipe", {})
+        pairing, layout = map(recipe.get, ("pairing", "layout"))
+        size = recipe.get("tile") or recipe.get("size")
         restored = pairing in (None, "degrade") or (pairing, layout) == ("halves", "folders")
         loss = "cyclegan" if kind == "unpaired" else "" if restored else "pix2pix"
-        options = ["--loss", loss] if loss else []
+        # The preset resizes images, which may have any size.
+        options = ["--loss" if size else "--preset", loss] if loss else []
+        # The default network of pix2pix is made for images of 256 pixels.
+        if loss == "pix2pix" and size and (side := min(pairs.parse_size(size))) <= 128:
+            options += ["--net", "unet-64" if side <= 64 else "unet-128"]
         print_next("img2img-train", out, *options, "--out", Path("runs", name))
 
 

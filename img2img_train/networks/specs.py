@@ -146,7 +146,10 @@ class NetworkSpec(FrozenModel):
                 f"needs sides that are a multiple of {row.multiple}: images of {width}x{height} "
                 f"would be padded by mirroring up to {size}"
             )
-            hint = f"build the corpus with --size {size}, or choose another --net"
+            names: tuple[GeneratorName, ...] = ("unet", "unet-64", "unet-128")
+            fit = [name for name in names if NETWORKS[name].multiple < 2 * min(height, width)]
+            other = f"--net {fit[-1]}" if fit else "another --net"
+            hint = f"build the corpus with --size {size}, or choose {other}"
             raise UsageError("network", self.name, why, hint)
         # One value minus its own mean is zero whatever the network computes, so nothing could be
         # learned. The innermost map of a pix2pix U-Net is half as large as ``stride`` says, if it

@@ -17,11 +17,13 @@ from small_photos import write
 from img2img_data.builds.pairings import PAIRINGS, Blank, Combine, Edges, Grayscale, Pairing
 from img2img_data.builds.replay import replay_pair
 from img2img_data.cli.steps import STEPS, print_after, run_step
+from img2img_data.core.command_line import run_command_line
 from img2img_data.core.errors import Rejected
 from img2img_data.images import io
 from img2img_data.images.pixels import luminance
 from img2img_data.inspect.verify import mismatch, verify_corpus
 from img2img_data.similarity.alignment import measure_shift
+from img2img_train.cli import main as train
 
 TWO_SOURCES = {"combine"}
 COMMANDS = [n for n in STEPS if STEPS[n].models and n in {"blur", *PAIRINGS} - {"unpaired"}]
@@ -148,9 +150,24 @@ def test_the_suggested_loss_fits_the_pairs(
     settings = {**EXTRA.get(command, {}), "jobs": 1}
     run_step(command, [*paths, tmp_path / "out"], settings, lambda *_: None, print)
     print_after(tmp_path / "out")
-    expected = {"blur": [], "degrade": [], "unpaired": ["--loss", "cyclegan"]}
+    expected = {"blur": [], "degrade": [], "unpaired": ["--preset", "cyclegan"]}
     words = shlex.split(capsys.readouterr().err)
-    assert words[3:-2] == expected.get(command, ["--loss", "pix2pix"])
+    assert words[3:-2] == expected.get(command, ["--preset", "pix2pix"])
+
+
+@pytest.mark.parametrize("command", ["edges", "unpaired"])
+@pytest.mark.parametrize("sizes", ["", "size=32", "size=64", "size=65x130", "size=96", "size=128"])
+def test_the_suggested_command_trains_on_images_of_any_size(
+    sizes: str, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {**dict(text.split("=") for text in sizes.split()), "jobs": 1}
+    paths = [write_photos(tmp_path / n, 1, 48, 40) for n in STEPS[command].paths if n != "out"]
+    write(paths[0] / "other.png", make_photo(1, 90, 70))
+    run_step(command, [*paths, tmp_path / "out"], settings, lambda *_: None, print)
+    print_after(tmp_path / "out")
+    words = shlex.split(capsys.readouterr().err)
+    code = run_command_line(train.group, [*words[2:], "--dry-run"], "img2img-train")
+    assert code == 0, capsys.readouterr().err
 
 
 @pytest.mark.parametrize("format", ["png", "jpg", "webp"])

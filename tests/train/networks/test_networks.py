@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import cast, get_args
 
 import numpy as np
 import pytest
@@ -115,8 +115,12 @@ def test_sizes_that_do_not_fit_are_named(name: GeneratorName) -> None:
     with pytest.raises(
         UsageError,
         match=f"multiple of {spec.multiple}: .*{tiny}x{tiny} .*--size {spec.smallest}, or",
-    ):
+    ) as error:
         spec.check_size(tiny, tiny)
+    _, named, other = str(error.value).partition("choose --net ")
+    assert bool(named) == (tiny > 8)
+    if named:
+        make_spec(cast("GeneratorName", other), (3, 3)).check_size(tiny, tiny)
 
 
 def test_instance_norm_keeps_the_memory_format_of_one_image() -> None:
