@@ -29,8 +29,9 @@ MAX_POINTS: Final = 500
 """Points of a line; of more, neighbors are averaged."""
 COLORS: Final = 6
 SCORES: Final = {"psnr": ("Validation PSNR", "dB"), "cycle_mae": ("Validation cycle MAE", "levels")}
-LABELS: Final = {"": "model", "_train": "training pairs", "_input": "input"}
-DASHED: Final = ("training pairs", "input")
+INPUT: Final = "input"
+LABELS: Final = {"": "model", "_train": "training pairs", "_input": INPUT}
+DASHED: Final = ("training pairs", INPUT)
 
 
 def build_charts(runs: Mapping[str, Path]) -> list[dict[str, Any]]:
@@ -40,21 +41,26 @@ def build_charts(runs: Mapping[str, Path]) -> list[dict[str, Any]]:
     are named by loss; of several runs each loss has a chart, and a line is named by its run.
     """
     charts: dict[tuple[str, str], dict[str, Any]] = {}
+    several = len(runs) > 1
     for number, (run, path) in enumerate(runs.items()):
         for title, name, unit, across, points in _lines(path):
-            several = len(runs) > 1
-            # The input baseline is the same for all runs on a corpus.
             dashed = name in DASHED
-            if dashed and several and (number or name != DASHED[-1]):
+            if several and dashed and name != INPUT:
                 continue
             title = f"{title}: {name}" if several and title == "Loss" else title
             about = {"title": title, "unit": unit, "across": across}
             lines = charts.setdefault((title, across), {**about, "lines": []})["lines"]
-            label = run if several and not dashed else name
-            color = (
-                COLORS - 1 if name == DASHED[-1] else (number if several else len(lines)) % COLORS
-            )
-            lines.append({"label": label, "color": color, "dashed": dashed, "points": points})
+            label = (f"{name} of {run}" if dashed else run) if several else name
+            color = number if several else COLORS - 1 if name == INPUT else len(lines)
+            # Runs on one corpus have one input baseline.
+            known = [line["points"][-1][1] for line in lines if several and line["dashed"]]
+            if not (dashed and points[-1][1] in known):
+                line = {"label": label, "color": color % COLORS, "dashed": dashed}
+                lines.append({**line, "points": points})
+    for chart in charts.values() if several else ():
+        inputs = [line for line in chart["lines"] if line["dashed"]]
+        for line in inputs if len(inputs) == 1 else ():
+            line |= {"label": INPUT, "color": COLORS - 1}
     for chart in charts.values():
         _draw(chart)
     return sorted(charts.values(), key=lambda chart: not chart["title"].startswith("Loss"))

@@ -71,14 +71,18 @@ def write_comparison(runs: Sequence[Path], out: Path) -> Path:
     Raises CheckpointError if a folder holds no run.
     """
     paths, room = {printable(str(run)): run for run in runs}, 2 * SAMPLE_BYTES // len(runs)
-    pages, tables = [], dict[tuple[str, str], list[dict[str, Any]]]()
+    pages, tables = [], dict[tuple[Any, ...], list[dict[str, Any]]]()
     for name, run in paths.items():
         config, page = RunConfig.load(run), _read_run(run, out)
         page["samples"] = build_samples(run, config.objective.sample_columns, 1, room)
         page["settings"] = dict(flatten(config.model_dump(mode="json")))
         pages.append({**page, "name": name})
+        roots = {Path(choice.path).name: printable(choice.path) for choice in config.corpora}
         for e in page["evaluations"]:
-            tables.setdefault((e["corpus"], e["split"]), []).append({**e, "run": name})
+            # Corpora of one name are apart by their inputs, whose scores no model changes.
+            key = e["corpus"], e["split"], e["images"], e["input_scores"]["psnr"]
+            row = {**e, "run": name, "path": roots.get(e["corpus"], e["corpus"])}
+            tables.setdefault(key, []).append(row)
     scores = [{**table[0], **score_table(table)} for table in tables.values()]
     content = {"pages": pages, "tables": scores, "charts": build_charts(paths)}
     return write_page(out, render("comparison.html", content))

@@ -10,13 +10,17 @@ from pathlib import Path
 import pytest
 from fake_models import write_run
 from pages import check_self_contained, elements
+from small_corpus import write_corpus
 
 from img2img_data.core.errors import CheckpointError
 from img2img_data.corpus.format import to_json_line
+from img2img_train.evaluation.evaluate import evaluate_run
+from img2img_train.evaluation.settings import EvaluateSettings
 from img2img_train.report.charts import MAX_POINTS, build_charts, thin
 from img2img_train.report.page import write_comparison, write_run_report
 from img2img_train.runs.folder import RunFolder
 
+CORPORA = {"a/mine": 3, "b/mine": 4, "c/mine": 5}
 VALUES = {
     "one step": [3.0],
     "flat": [0.0, 0.0],
@@ -118,3 +122,21 @@ def test_several_runs_share_charts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     # A page elsewhere links nothing, because the path between both would name other folders.
     page = write_comparison(runs, tmp_path / "out.html").read_text("utf-8")
     assert "report.html" not in page
+
+
+def test_each_corpus_has_its_own_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also corpora of one name; a second run on the first corpus shares its table and its line."""
+    monkeypatch.chdir(tmp_path)
+    corpora = [write_corpus(Path(name), {"test": count}) for name, count in CORPORA.items()]
+    runs = []
+    for number, corpus in enumerate((*corpora, corpora[0])):
+        run = write_run(Path(f"run{number}"), corpora=[corpus])
+        evaluate_run(run, corpus, EvaluateSettings(device="cpu"))
+        log = RunFolder(run).log
+        log.write_text(log.read_text().replace("21.5", f"{21.5 + number % len(corpora)}"))
+        runs.append(run)
+    page = write_comparison(runs, Path("comparison.html")).read_text("utf-8")
+    assert re.findall("<h3>(.*), split test", page) == list(CORPORA)
+    assert page.count('<tr class="input">') == len(corpora)
+    labels = [line["label"] for line in build_charts({r.name: r for r in runs})[1]["lines"]]
+    assert labels[len(runs) :] == [f"input of run{number}" for number in range(len(corpora))]
