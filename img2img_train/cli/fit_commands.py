@@ -202,7 +202,8 @@ def _score(config: RunConfig, result: FitResult, display: Display) -> list[str]:
             continue
         split = next((split for split in splits if split in corpus.splits), None)
         if split is None:
-            lines.append(f"not scored on '{name}': it has no split {' or '.join(splits)}")
+            hint = "build it with --split train=0.8,val=0.1,test=0.1"
+            lines.append(f"not scored on '{name}': it has no split {' or '.join(splits)}; {hint}")
             continue
         progress = display.report(f"scoring on {name}")
         words = ("--on", choice.path, "--split", split, "--batch", 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
 import tracemalloc
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 from fake_models import write_run
 from pages import check_self_contained, elements
-from small_corpus import write_corpus
+from small_corpus import write_corpus, write_domains
+from small_runs import command
 
 from img2img_data.core.errors import CheckpointError
 from img2img_data.corpus.format import to_json_line
@@ -82,6 +84,35 @@ def test_a_report_says_how_the_run_came_about(tmp_path: Path) -> None:
     assert ">width<" in changed
     assert ">lr<" not in changed
     assert ">lr<" in others
+
+
+@pytest.mark.usefixtures("one_thread")
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ("pairs", "no corpus has a split test or val. Build one with --split"),
+        ("domains --loss cyclegan", "unpaired images have no targets. Look at the samples"),
+        ("held --no-report", "fit ran with --no-report"),
+        ("", "No scores yet: fit scores the model"),
+    ],
+)
+def test_a_report_without_scores_says_why(
+    words: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_corpus(Path("pairs"), {"train": 2})
+    write_corpus(Path("held"), {"train": 2, "val": 1})
+    write_domains(Path("domains"), 2)
+    if words:
+        small = "--net unet --width 4 --batch 2 --epochs 1 --threads 1 --out run"
+        small += " --discriminator patch-16 --d-width 4" * ("cyclegan" in words)
+        assert command("fit", *words.split(), *small.split()) == 0
+    else:
+        config = write_run(Path("run")) / "config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"data": {"steps": 99}}))
+    assert command("report", "run") == 0
+    page = html.unescape(Path("run/report.html").read_text("utf-8"))
+    assert reason in page
 
 
 @pytest.mark.parametrize("name", ["log.jsonl", "steps.jsonl", "timing.jsonl"])
