@@ -15,7 +15,7 @@ from img2img_train.evaluation.baselines import BASELINES
 from img2img_train.evaluation.by_tag import MAX_VALUES
 from img2img_train.evaluation.domains import COLOR_TRANSFER, DEFINITION
 from img2img_train.evaluation.score import Evaluation, MeanScores, rounded
-from img2img_train.metrics.bootstrap import FEW_GROUPS, RESAMPLES, SEED, Interval
+from img2img_train.metrics.bootstrap import FEW_GROUPS, LEAST_GROUPS, RESAMPLES, SEED, Interval
 from img2img_train.metrics.registry import METRICS
 from img2img_train.report.page import write_matrix_page
 from img2img_train.runs.folder import LIBRARIES
@@ -60,7 +60,8 @@ def protocol(
         **({"baselines": definitions, "best_baseline": BEST} if baselines else {}),
         "gain": "mean of model minus baseline, positive where the model is better, for MAE too",
         "interval": "95 % by bootstrap of whole groups, widened for few groups (expanded "
-        f"percentile, Hesterberg 2015), by Student's t below {FEW_GROUPS} groups",
+        f"percentile, Hesterberg 2015), by Student's t below {FEW_GROUPS} groups; none below "
+        f"{LEAST_GROUPS}, or for FID",
         "resamples": RESAMPLES,
         "seed": SEED,
         "groups": "images of one group of the corpus (--group-by, as a person), else of one source",

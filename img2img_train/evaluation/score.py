@@ -27,7 +27,7 @@ from img2img_train.data.dataset import one_ahead
 from img2img_train.data.deconvolution import known_steps
 from img2img_train.evaluation.baselines import FittedBaselines
 from img2img_train.evaluation.by_tag import Attributes, attributes_of, choose_tags, group_by_value
-from img2img_train.metrics.bootstrap import Interval, bootstrap_interval
+from img2img_train.metrics.bootstrap import LEAST_GROUPS, Interval, bootstrap_interval
 from img2img_train.metrics.color_overlap import ColorHistograms, Histograms, lab_histogram
 from img2img_train.metrics.image import PSNR_CAP
 from img2img_train.metrics.perceptual import PerceptualNetworks, PerceptualScores, ScorePair
@@ -113,8 +113,8 @@ class MeanScores:
     """Mean scores of some images and of their inputs, and the gain with its 95 % interval, by
     metric.
 
-    ``groups`` counts the groups of images. An interval is None if there is one group only, and for
-    FID. ``baselines`` are those beside the input. ``best_baseline`` is the name of the one with the
+    ``groups`` counts the groups of images. An interval is None below four groups, and for FID.
+    ``baselines`` are those beside the input. ``best_baseline`` is the name of the one with the
     highest mean PSNR, or "input". It is chosen on the images that are scored, so the choice favors
     the baseline, never the model.
     """
@@ -185,10 +185,10 @@ class Evaluation(MeanScores):
             return self._conclusion_of_sets()
         gain, interval = self.gain["psnr"], self.gain_interval["psnr"]
         if self.best_baseline == INPUT:
-            return describe_gain(gain, interval)
+            return describe_gain(gain, interval, self.groups)
         best = self.baselines[self.best_baseline]
         name = f"the best baseline ({self.best_baseline}, {best.scores['psnr']:.2f} dB)"
-        over_best = describe_gain(best.gain["psnr"], best.gain_interval["psnr"], name)
+        over_best = describe_gain(best.gain["psnr"], best.gain_interval["psnr"], self.groups, name)
         return f"{over_best}; the gain over the input is {gain:+.2f} dB"
 
     def _conclusion_of_sets(self) -> str:
@@ -210,13 +210,17 @@ class Evaluation(MeanScores):
         return {**self.names, "conclusion": self.conclusion, **rounded(content)}
 
 
-def describe_gain(gain: float, interval: Interval, baseline: str = "the input") -> str:
-    """Return a phrase that says whether a gain in PSNR, in dB, is beyond chance."""
+def describe_gain(gain: float, interval: Interval, groups: int, baseline: str = "the input") -> str:
+    """Return a phrase that says whether a gain in PSNR, in dB, is beyond chance.
+
+    ``groups`` counts the photos of which the gain is the mean.
+    """
     fails = f"does not beat {baseline}"
     low, high = interval or (gain, gain)
     span = f"95 % interval {low:+.2f} to {high:+.2f}"
     if interval is None:
-        span = "all images come from one photo, so no interval"
+        photos = f"{groups:,} photo{'s' * (groups != 1)}"
+        span = f"no interval: {photos}, fewer than {LEAST_GROUPS}"
     if low > 0:
         return f"beats {baseline} by {gain:.2f} dB ({span})"
     if high < 0:

@@ -11,6 +11,9 @@ from numpy.typing import NDArray
 Interval: TypeAlias = tuple[float, float] | None
 SEED: Final = 0
 RESAMPLES: Final = 2000
+LEAST_GROUPS: Final = 4
+"""With fewer groups there is no interval: one by Student's t would be 2.5 deviations of the groups
+to each side for three of them, and 9 for two."""
 FEW_GROUPS: Final = 6
 """With fewer groups an interval is by Student's t in place of percentiles."""
 BLOCK: Final = 250_000
@@ -21,10 +24,10 @@ def bootstrap_interval(values: NDArray[np.float64], groups: Sequence[str]) -> li
     """Return the 95 % interval of the mean of each column of ``values`` (images x metrics).
 
     ``groups`` names the group of each image: crops of one photo, photos of one person. None for
-    each column if there is only one group.
+    each column if there are fewer than four groups.
     """
     count = len(set(groups))
-    if count < 2:
+    if count < LEAST_GROUPS:
         return [None] * values.shape[1]
     return percentile_intervals(resampled_means(values, groups), count)
 

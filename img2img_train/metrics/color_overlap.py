@@ -75,10 +75,10 @@ class ColorHistograms:
 
     def gain_intervals(self, other: ColorHistograms | None = None) -> dict[str, bootstrap.Interval]:
         """Return the 95 % interval of the gain in overlap over the inputs, by metric, or over the
-        outputs of ``other``, which must hold the same images.
+        outputs of ``other``, which must hold the same images. None below four groups.
         """
         groups = len(self.images)
-        if groups < 2:
+        if groups < bootstrap.LEAST_GROUPS:
             return dict.fromkeys(COLOR_METRICS)
         intervals = bootstrap.percentile_intervals(self.resampled_gains(other), groups)
         return dict(zip(COLOR_METRICS, intervals, strict=True))

@@ -154,29 +154,30 @@ def test_a_metric_on_demand_has_a_limit_only_if_it_is_computed() -> None:
 
 # ------------------------------------------------------------------------------------------- gains
 def test_a_gain_without_an_interval_says_so() -> None:
-    assert "no interval" in describe_gain(1.0, None)
-    assert "worse by 1.00 dB" in describe_gain(-1.0, None)
-    assert describe_gain(0.0, None).startswith("does not beat the input: both are equal")
+    assert describe_gain(1.0, None, 1).endswith("(no interval: 1 photo, fewer than 4)")
+    assert describe_gain(1.0, None, 3).endswith("(no interval: 3 photos, fewer than 4)")
+    assert "worse by 1.00 dB" in describe_gain(-1.0, None, 1)
+    assert describe_gain(0.0, None, 1).startswith("does not beat the input: both are equal")
 
 
 def test_a_gain_is_described_in_one_of_three_ways() -> None:
     assert (
-        describe_gain(1.5, (1.2, 1.8))
+        describe_gain(1.5, (1.2, 1.8), 9)
         == "beats the input by 1.50 dB (95 % interval +1.20 to +1.80)"
     )
-    assert describe_gain(-1.5, (-1.8, -1.2)).startswith(
+    assert describe_gain(-1.5, (-1.8, -1.2), 9).startswith(
         "does not beat the input: it is worse by 1.50 dB"
     )
-    assert "within chance" in describe_gain(0.1, (-0.2, 0.4))
+    assert "within chance" in describe_gain(0.1, (-0.2, 0.4), 9)
 
 
 # ------------------------------------------------------------------------------------------ models
 def test_the_input_has_no_gain_over_itself(tmp_path: Path) -> None:
-    scored = score(Identity(), write_corpus(tmp_path / "c", {"test": 6}, crops=2))
+    scored = score(Identity(), write_corpus(tmp_path / "c", {"test": 8}, crops=2))
     assert scored.scores == scored.input_scores
     assert scored.gain == dict.fromkeys(SCORED, 0.0)
     assert scored.gain_interval == dict.fromkeys(SCORED, (0.0, 0.0))
-    assert (scored.images, scored.groups) == (6, 3)
+    assert (scored.images, scored.groups) == (8, 4)
 
 
 def test_batches_change_nothing(tmp_path: Path) -> None:
@@ -308,7 +309,8 @@ def test_matrix_is_written_as_json_csv_and_page(tmp_path: Path) -> None:
 
 
 def test_no_interval_is_null_and_empty(tmp_path: Path) -> None:
-    scored = score(Brighter(), write_corpus(tmp_path / "c", {"test": 2}, crops=2))
+    scored = score(Brighter(), write_corpus(tmp_path / "c", {"test": 3}))
+    assert set(scored.gain_interval.values()) == {None}
     write_matrix(Matrix(("model",), ("corpus",), "test", (scored,)), tmp_path / "out")
     assert (
         strict_json(tmp_path / "out" / "matrix.json")["evaluations"][0]["gain_interval"]["psnr"]
@@ -316,4 +318,5 @@ def test_no_interval_is_null_and_empty(tmp_path: Path) -> None:
     )
     with (tmp_path / "out" / "matrix.csv").open(newline="") as file:
         assert next(csv.DictReader(file))["psnr_gain_low"] == ""
-    assert "no interval" in (tmp_path / "out" / "index.html").read_text("utf-8")
+    page = (tmp_path / "out" / "index.html").read_text("utf-8")
+    assert "no interval: 3 photos, fewer than 4" in page

@@ -319,7 +319,7 @@ def test_tensors_of_wrong_shapes_are_rejected(tmp_path: Path) -> None:
 
 # -------------------------------------------------------------------------------- in evaluations
 def test_the_input_has_no_gain_over_itself(tmp_path: Path) -> None:
-    opened = open_corpus(write_corpus(tmp_path / "c", {"test": 6}, crops=2))
+    opened = open_corpus(write_corpus(tmp_path / "c", {"test": 8}, crops=2))
     networks = load_perceptual_networks(
         lpips_files(tmp_path), inception_file(tmp_path / "i.pth"), "cpu"
     )
