@@ -42,6 +42,7 @@ KEPT_BYTES: Final = 1 << 28
 NO_NETWORKS: Final = PerceptualNetworks()
 INPUT: Final = "input"
 """Name of the input baseline."""
+CHANGED: Final = "the PSNR says how little the model changes them"
 NO_BASELINES: Final = FittedBaselines()
 
 OutputsOfPairs: TypeAlias = Callable[[Sequence[Pair], Pixels], Pixels]
@@ -162,6 +163,8 @@ class Evaluation(MeanScores):
         images = f"{self.images:,} image{'s' * (self.images != 1)}"
         score = f"FID {model:.2f}" if name == "fid" else f"PSNR {model:.2f} dB"
         line = f"{printable(self.run)} on {printable(self.corpus)}, {images}: {score}, "
+        if name == "psnr" and input == PSNR_CAP:
+            return line + "all inputs equal their targets"
         line += f"input {input:.2f}, gain {gain:+.2f}"
         if (best := self.best_baseline) == INPUT:
             return line
@@ -184,6 +187,8 @@ class Evaluation(MeanScores):
         if self.headline == "fid":
             return self._conclusion_of_sets()
         gain, interval = self.gain["psnr"], self.gain_interval["psnr"]
+        if self.input_scores["psnr"] == PSNR_CAP:
+            return "had nothing to restore, because all inputs equal their targets; " + CHANGED
         if self.best_baseline == INPUT:
             return describe_gain(gain, interval, self.groups)
         best = self.baselines[self.best_baseline]
@@ -340,6 +345,7 @@ def _equal_pairs(rows: Sequence[ImageScores]) -> Iterator[str]:
     """Yield a note if a corpus left some images undegraded."""
     if equal := sum(row.input_scores["psnr"] == PSNR_CAP for row in rows):
         effect = f"each is {PSNR_CAP:g} dB in the mean of the input, so compare PSNR, not gains"
+        effect = f"there is nothing to gain; {CHANGED}" if equal == len(rows) else effect
         yield f"{equal:,} of {len(rows):,} inputs equal their targets: {effect}"
 
 

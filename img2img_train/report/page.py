@@ -21,6 +21,7 @@ from img2img_data.core.command_line import format_duration
 from img2img_data.core.errors import printable
 from img2img_data.core.files import write_atomically
 from img2img_train.config import RunConfig, config_of, read_page
+from img2img_train.metrics.image import PSNR_CAP
 from img2img_train.metrics.registry import COLOR_METRICS
 from img2img_train.report.charts import build_charts
 from img2img_train.report.gallery import SAMPLE_BYTES, GalleryItem, build_gallery, build_samples
@@ -54,6 +55,7 @@ def write_run_report(run: Path, out: Path | None = None) -> Path:
     content |= {
         "name": printable(config.title),
         "evaluations": [{**e, **score_table([{**e, "run": "model"}])} for e in evaluations],
+        "psnr_of_equals": PSNR_CAP,
         "gallery": build_gallery(parts, metrics),
         "largest_gains": largest_gains,
         "charts": build_charts({"": run}),

@@ -180,6 +180,20 @@ def test_the_input_has_no_gain_over_itself(tmp_path: Path) -> None:
     assert (scored.images, scored.groups) == (8, 4)
 
 
+def test_where_inputs_equal_targets_no_model_is_said_to_lose(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "c", {"test": 4})
+    shutil.copytree(corpus / "test" / "target", corpus / "test" / "input", dirs_exist_ok=True)
+    scored = score(Brighter(), corpus)
+    assert scored.conclusion.startswith("had nothing to restore, because all inputs equal")
+    assert repr(scored).endswith("dB, all inputs equal their targets")
+    assert scored.notes[0].startswith("4 of 4 inputs equal their targets: there is nothing to gain")
+    run = write_run(tmp_path / "run")
+    evaluate_run(run, corpus, CPU)
+    page = write_run_report(run).read_text("utf-8")
+    assert 'the model <b class="even">had nothing to restore' in page
+    assert "over the input</dd>" not in page
+
+
 def test_batches_change_nothing(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"test": 5}, layout="combined")
     single, batched = (score(Brighter(), corpus, Scoring(batch=batch)) for batch in (1, 64))
