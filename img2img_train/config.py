@@ -204,7 +204,7 @@ class RunConfig(FrozenModel):
     beta2: Fraction = setting("Optimization", 0.999, advanced=True)
     """decay of Adam's second moment"""
     max_steps: Count = setting("Optimization", 0, advanced=True)
-    """steps after which training ends; 0: after all epochs"""
+    """steps after which training ends; the schedule is that of all epochs; 0: after all epochs"""
 
     validation_split: str = setting("Validation", "val", min_length=1)
     """held-out split; its PSNR selects the checkpoint of l2, l1 and charbonnier; none: no split"""

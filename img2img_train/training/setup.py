@@ -184,6 +184,11 @@ class RunData:
             raise UsageError("option", "--warmup", why, "give fewer")
         return cls(train, held_out, plan, min(steps, config.max_steps or steps), config)
 
+    @property
+    def epochs(self) -> int:
+        """The number of epochs that are begun; --max-steps may end the run before all."""
+        return math.ceil(self.steps / self.plan.steps_per_epoch)
+
     def summary(self) -> dict[str, Any]:
         """Return what config.json holds about the data; a run is not resumed with other data."""
         sets = {"train": self.train, "held_out": self.held_out}
@@ -286,7 +291,9 @@ def describe_run(data: RunData) -> list[str]:
     network += f"{', '.join(sorted(others))}, {config.precision} on {config.device}"
     unit, sides = ("pair", "") if config.objective.paired else ("image", " of each side")
     step = f"{data.plan.step_images} {unit}{'s' * (data.plan.step_images != 1)}{sides}"
-    steps = f"{data.steps:,} steps of {step}, {config.epochs} epoch{'s' * (config.epochs != 1)}"
+    cut = f" of {config.epochs:,}" if data.epochs != config.epochs else ""
+    steps = f"{data.steps:,} steps of {step}, {data.epochs:,}{cut} epoch"
+    steps += "s" * (config.epochs != 1)
     return [
         *([_describe_degradation(config.degrade, online.is_linear)] if online else []),
         *([f"inputs are {config.preparation}"] if config.preparation else []),

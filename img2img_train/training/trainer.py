@@ -140,7 +140,7 @@ class Trainer:
 
     def status(self) -> tuple[str, str]:
         """Return where the run is in words, and the losses of the last steps with the best PSNR."""
-        p, epochs = self.progress, self.config.epochs
+        p, epochs = self.progress, self.data.epochs
         epoch = math.ceil(p.step / self.data.plan.steps_per_epoch)
         scores = [f"{name} {value:.4g}" for name, value in self.last_losses.items()]
         scores += [] if p.best_psnr is None else [f"best PSNR {p.best_psnr:.2f} dB"]
@@ -283,7 +283,7 @@ class Trainer:
 
     def _print_epoch(self, rows: list[dict[str, Any]], timing: dict[str, Any]) -> None:
         self.folder.append(self.folder.timing, [timing])
-        parts = [f"epoch {timing['epoch']}/{self.config.epochs}"]
+        parts = [f"epoch {timing['epoch']}/{self.data.epochs}"]
         parts += [f"{name} {value:.5f}" for name, value in rows[0]["losses"].items()]
         parts += [_format_validation(row) for row in rows if row["kind"] == "validation"]
         parts.append(f"{timing['images_per_second']:,.0f} images/s")

@@ -510,6 +510,20 @@ def test_the_command_line_from_start_to_end(
     assert "restored 3 of 3" in capsys.readouterr().out
 
 
+def test_a_run_cut_short_counts_the_epochs_that_it_has(
+    corpus: Path, tmp_path: Path, capsys: Any
+) -> None:
+    words = [corpus, "--width", 4, "--batch", 4, "--epochs", 1200, "--no-report", "--threads", 1]
+    for steps, described, last in (
+        (4, "4 steps of 4 pair(s), 2 of 1,200 epochs", "epoch 2/2"),
+        (1, "1 steps of 4 pair(s), 1 of 1,200 epochs", "epoch 1/1"),
+    ):
+        assert command(*words, "--max-steps", steps, "--out", tmp_path / f"{steps}") == 0
+        messages = capsys.readouterr().err
+        assert described in messages
+        assert last in messages
+
+
 def test_a_dry_run_checks_the_folder_as_the_run_does(
     corpus: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
