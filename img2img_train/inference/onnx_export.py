@@ -42,6 +42,8 @@ OPSET: Final = 18
 TOLERANCE: Final = 1
 """Largest difference between ONNX and torch, gray levels."""
 TEST_BATCHES: Final = 6
+TEST_SIDES: Final = (64, 256)
+"""Bounds of the side of a larger test image, which has the size of the crops in training."""
 MAX_PAGE_PARAMETERS: Final = 15_000_000
 RUNTIME_FILES: Final = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 AXES: Final = ("batch", "height", "width")
@@ -170,12 +172,18 @@ def _graph_of(network: ImageToImage, model: LoadedModel, out: Path, opset: int) 
 
 
 def _test_batches(model: LoadedModel) -> list[NDArray[np.uint8]]:
-    """Return noise and ramps of odd sizes, N x H x W x 3, in batches of 1 and 2."""
-    rng, batches = np.random.default_rng(0), []
+    """Return noise and ramps of odd sizes and of that in training, N x H x W x 3, in batches of 1
+    and 2.
+    """
+    rng, batches, limit = np.random.default_rng(0), [], 5 * model.spec.multiple
     # Of a single pixel the deviation is 0: only rounding errors would be left to compare.
-    smallest = (2, 3) if uses_image_statistics(model.generator) else (1, 1)
-    for number in range(TEST_BATCHES):
-        height, width = rng.integers(2, 5 * model.spec.multiple, 2).tolist() if number else smallest
+    sizes = [(2, 3) if uses_image_statistics(model.generator) else (1, 1)]
+    sizes += [tuple(rng.integers(2, limit, 2).tolist()) for _ in range(1, TEST_BATCHES)]
+    side = min(max(model.config.crop or 128, TEST_SIDES[0]), TEST_SIDES[1])
+    # Only larger images show what a border, or a sum over many pixels, does. Deep networks have
+    # them already.
+    sizes += [(side, side), (side + 1, side // 2 + 1)] if side > limit else []
+    for number, (height, width) in enumerate(sizes):
         noise = rng.integers(0, 256, (1 + number % 2, height, width, 3))
         ramp = np.linspace(0, 255, width)[:, None]
         image = noise if number % 3 else noise // 4 + ramp * 3 // 4
