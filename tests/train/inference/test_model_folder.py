@@ -39,7 +39,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     recipe = {"command": "blur", "kind": EVIL, "license": "cc0-1.0"}
     info = {"recipe": recipe, "counts": {"kept": {"train": 4, "test": 3}}}
     write_corpus(root / "corpus", {"train": 4, "test": 3}, info=info)
-    assert command(root / "corpus", *SMALL, "--out", root / "run") == 0
+    assert command(root / "corpus", *SMALL, "--crop", 24, "--out", root / "run") == 0
     assert command("export", root / "run", f"{root / 'model.v1'}/", "--license", "mit") == 0
     return root
 
@@ -74,7 +74,9 @@ def test_the_card_shows_the_scores_and_the_images_of_the_run(root: Path) -> None
     (saved,) = (json.loads(p.read_bytes()) for p in (root / "run" / "evaluation").glob("*.json"))
     baselines = [baseline["scores"] for baseline in saved["baselines"].values()]
     psnr = [saved["scores"], saved["input_scores"], *baselines]
-    assert f"| PSNR dB | {' | '.join(format(s['psnr'], '.2f') for s in psnr)} |" in card
+    assert f"| PSNR (dB) | {' | '.join(format(s['psnr'], '.2f') for s in psnr)} |" in card
+    assert "\n| SSIM | " in card
+    assert "It was trained on crops of 24 x 24 pixels." in card
     assert "License of the images: cc0-1.0." in card
     assert "| width | 2 |" in card
     assert "](examples.png)" in card
