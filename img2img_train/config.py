@@ -28,6 +28,8 @@ RUN_FORMAT: Final = 2
 """Format version of ``config.json``; runs of other versions are rejected."""
 SMOKE: Final = ("size", "minutes", "score", "corpus", "run")
 """Keys of a recipe's section ``smoke``; only ``run`` is read here."""
+LONGEST_NAME: Final = 80
+"""Most characters of the names of several corpora in the default name of a run."""
 PLACEHOLDER: Final = {"corpora": ["filled from the command line"]}
 RESOURCES: Final = {
     *("out", "device", "threads", "workers", "cache", "keep_every"),
@@ -118,7 +120,7 @@ class RunConfig(FrozenModel):
     corpora: Annotated[tuple[CorpusChoice, ...], BeforeValidator(_as_several)] = Field(min_length=1)
     """corpora to train on, PATH or PATH=WEIGHT"""
     out: str = setting("Options", "", exclude=True)
-    """folder of the run; default: runs/CORPUS-LOSS-NET"""
+    """folder of the run; default: runs/CORPUS-LOSS-NET, or runs/CORPUS+CORPUS-LOSS-NET"""
     preset: Preset | None = setting("Options", None)
     """settings of a published method; other options override them; restore: the defaults of l2, l1
     and charbonnier; original: the autoencoder of the first version; pix2pix, cyclegan: as published
@@ -452,8 +454,11 @@ def configure(recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> RunConf
         raise UsageError("corpora", why="none given", hint=hint)
     config = config_of(values)
     # Not ``resolve``, which raises for links in a circle before anything has named the corpus.
-    corpus = Path(os.path.realpath(config.corpora[0].path)).name
-    name = f"{corpus}-{config.loss}-{config.objective.net}"
+    names = [Path(os.path.realpath(choice.path)).name for choice in config.corpora]
+    corpora = "+".join(names)
+    if len(names) > 1 and len(corpora) > LONGEST_NAME:
+        corpora = f"{names[0]}+{len(names) - 1}"
+    name = f"{corpora}-{config.loss}-{config.objective.net}"
     return config.model_copy(update={"out": config.out or str(Path("runs") / name)})
 
 

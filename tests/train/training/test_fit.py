@@ -353,7 +353,9 @@ def test_a_small_run_of_a_recipe(tmp_path: Path) -> None:
 def test_the_command_line_overrides_the_recipe(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("run: {corpora: [a, b=2], epochs: 3, lr: 0.1}\ncorpus: []\n")
     config = configure(read_recipe(tmp_path / "r.yaml"), {"lr": 0.5})
-    assert (config.epochs, config.lr, config.out) == (3, 0.5, "runs/a-charbonnier-edsr")
+    assert (config.epochs, config.lr, config.out) == (3, 0.5, "runs/a+b-charbonnier-edsr")
+    many = configure({}, {"corpora": [f"corpora/c{number}" for number in range(99)]})
+    assert many.out == "runs/c0+98-charbonnier-edsr"
     assert [(c.path, c.weight) for c in config.corpora] == [("a", 1), ("b", 2)]
     with pytest.raises(UsageError, match="name at least one corpus"):
         configure({}, {})
