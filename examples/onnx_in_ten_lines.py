@@ -14,7 +14,7 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before the import, or ONNX Runtime 
 import onnxruntime
 from PIL import Image, ImageOps
 
-session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
-image = np.asarray(ImageOps.exif_transpose(Image.open(sys.argv[2])).convert("RGB"))  # any size
-(restored,) = session.run(None, {"image": image[None]})  # N x H x W x 3 uint8, both
-Image.fromarray(restored[0]).save(sys.argv[3])
+_, model, photo, out = sys.argv if len(sys.argv) == 4 else sys.exit(__doc__)
+session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
+image = np.asarray(ImageOps.exif_transpose(Image.open(photo)).convert("RGB"))  # any size
+Image.fromarray(session.run(None, {"image": image[None]})[0][0]).save(out)  # N x H x W x 3 uint8

@@ -62,4 +62,6 @@ def main(corpus: str, epochs: int = 20) -> None:
 
 
 if __name__ == "__main__":
+    if not sys.argv[1:]:
+        sys.exit(__doc__)
     main(sys.argv[1], *map(int, sys.argv[2:]))

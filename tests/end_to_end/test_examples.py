@@ -97,6 +97,14 @@ def run_script(name: str, *arguments: object) -> str:
     return output.getvalue()
 
 
+@pytest.mark.parametrize("name", sorted(SCRIPTS))
+def test_a_script_without_arguments_says_how_it_is_used(name: str) -> None:
+    if name.startswith("onnx"):
+        pytest.importorskip("onnxruntime")
+    with pytest.raises(SystemExit, match=f"python examples/{name}.py "):
+        run_script(name)
+
+
 def test_a_training_loop_of_ones_own_learns(folder: Path) -> None:
     data.build("blur", "photos", "c", sigma=1.5, size=24, split="train=0.8,test=0.2", jobs=1)
     output = run_script("own_training_loop", "c", 4)

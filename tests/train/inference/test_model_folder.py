@@ -97,6 +97,8 @@ def test_the_script_needs_three_packages(root: Path, tmp_path: Path) -> None:
     start += "runpy.run_path(sys.argv[0])"
     words = [tmp_path, script, tmp_path / "in.png", tmp_path / "out.png"]
     subprocess.run([sys.executable, "-I", "-S", "-c", start, *words], check=True)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.stderr.startswith("Run the model: python usage.py IMAGE OUT.png")
     output = np.asarray(Image.open(tmp_path / "out.png")).astype(int)
     assert np.abs(output - train.load(root / "run", device="cpu")(image)).max() <= 1
     about = {p.key: p.value for p in onnx.load(script.with_name("model.onnx")).metadata_props}
