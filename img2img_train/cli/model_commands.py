@@ -312,7 +312,7 @@ def _export(model: Path, out: Path, suffix: str, options: ExportOptions) -> None
         parity, notes = export_folder(loaded, out, options.license, options.opset)
     if parity:
         tested = f"{parity.images} images up to {parity.side} px"
-        about = f"ONNX differs from torch by {parity.worst} levels at most, on {tested}"
+        about = f"ONNX differs from torch by at most {parity.worst} of 255 levels, on {tested}"
         if loaded.config.test_dropout and loaded.spec.dropout:
             about += "; dropout, which the model keeps on at test, is off"
     _print_notes(notes)
