@@ -36,7 +36,7 @@ from img2img_data.degradations.spec import parse_assignments, parse_spec
 from img2img_data.exchange.export import EXPORT_FILE, ExportSettings, export_corpus
 from img2img_data.exchange.webdataset import INDEX_FILE, PackSettings, pack_corpus, unpack_corpus
 from img2img_data.images.pixels import Channels
-from img2img_data.runner.build_folder import Report
+from img2img_data.runner.build_folder import BuildFolder, Report
 from img2img_data.runner.plan import Plan, parse_split, plan_entries, plan_folders, plan_pairs
 from img2img_data.runner.run import RunSettings, run_build
 from img2img_data.sources import matching
@@ -215,18 +215,23 @@ def print_after(out: Path, shard: object = None) -> None:
     elif shard:
         print_next("img2img-data", "merge", out, "OTHER_SHARDS", corpus)
     elif (out / image_folders.SELECTION_FILE).is_file():
-        print_next("img2img-data", "blur", out, corpus)
+        _, line = next(BuildFolder(out, image_folders.SELECTION_FILE).earlier_rows(), ("", b"{}"))
+        apart = sum((out / name).is_dir() for name in SPLITS) > 1
+        rule = "folder" if apart else "train=0.8,val=0.1,test=0.1"
+        # Without the option the tag of that name is the split.
+        options = [] if "split" in json.loads(line).get("tags", ()) else ["--split", rule]
+        print_next("img2img-data", "blur", out, corpus, *options)
     elif not (out / EXPORT_FILE).is_file():
         page = json.loads(manifest.read_bytes()) if manifest.is_file() else {}
         kind = page.get("kind") or open_corpus(out, rows=False).kind
         # The default loss restores what a degradation took; the other pairings are translations,
         # as are most imported A|B images, but not pairs that are imported from two folders.
         recipe = page.get("recipe", {})
-        pairing, layout = map(recipe.get, ("pairing", "layout"))
-        size = recipe.get("tile") or recipe.get("size")
-        restored = pairing in (None, "degrade") or (pairing, layout) == ("halves", "folders")
+        imported = (recipe.get("command"), recipe.get("layout")) == ("import", "folders")
+        restored = imported or recipe.get("pairing") in (None, "degrade")
         loss = "cyclegan" if kind == "unpaired" else "" if restored else "pix2pix"
         # The preset resizes images, which may have any size.
+        size = recipe.get("tile") or recipe.get("size")
         options = ["--loss" if size else "--preset", loss] if loss else []
         # The default network of pix2pix is made for images of 256 pixels.
         if loss == "pix2pix" and size and (side := min(pairs.parse_size(size))) <= 128:

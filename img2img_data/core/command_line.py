@@ -381,7 +381,8 @@ def _print_usage_error(error: click.ClickException) -> None:
 # --------------------------------------------------------------------------------- the next command
 def shell_line(*words: object) -> str:
     """Return a command line to type: its words, quoted for the shell of this system."""
-    texts = [printable(str(word)) for word in words]
+    # A path that begins with a dash would be an option.
+    texts = ["./" * (isinstance(w, Path) and str(w)[0] == "-") + printable(str(w)) for w in words]
     # Not of Bash: cmd and PowerShell know no single quotes, or no backslashes.
     return subprocess.list2cmdline(texts) if os.name == "nt" else shlex.join(texts)
 

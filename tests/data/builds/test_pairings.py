@@ -143,7 +143,7 @@ def test_every_command_gives_the_same_bytes_for_one_and_two_workers(
 
 
 @pytest.mark.parametrize("command", [*COMMANDS, "unpaired"])
-def test_the_suggested_loss_fits_the_pairs(
+def test_the_suggested_preset_fits_the_pairs(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = [write_photos(tmp_path / n, 1, 48, 40) for n in STEPS[command].paths if n != "out"]
@@ -168,6 +168,33 @@ def test_the_suggested_command_trains_on_images_of_any_size(
     words = shlex.split(capsys.readouterr().err)
     code = run_command_line(train.group, [*words[2:], "--dry-run"], "img2img-train")
     assert code == 0, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("format", ["basicsr", "pix2pix"])
+def test_pairs_from_two_folders_are_restored(format: str, tmp_path: Path) -> None:
+    run("blur", write_photos(tmp_path / "photos", 2), tmp_path / "corpus")
+    run("export", tmp_path / "corpus", tmp_path / "out", "--format", format)
+    output = run("import", tmp_path / "out", tmp_path / "imported")
+    assert ("--preset pix2pix" in output) is (format == "pix2pix")
+
+
+def test_the_command_after_select_splits_as_the_images_are_split(tmp_path: Path) -> None:
+    def after(*words: object) -> list[str]:
+        output = run(*words, cwd=tmp_path)
+        following = shlex.split(output.partition("next: img2img-data ")[2])
+        run(*following, "--dry-run", "--size", "16", cwd=tmp_path)
+        return following
+
+    photos = write_photos(tmp_path / "photos", 4, 20, 20)
+    shares = ["--split", "train=0.8,val=0.1,test=0.1"]
+    assert after("select", photos, "some") == ["blur", "some", "corpora/some", *shares]
+    assert after("resize", "--", photos, "-x") == ["blur", "./-x", "corpora/-x", *shares]
+    for name in ("train", "val"):
+        shutil.copytree(photos, tmp_path / "both" / name)
+    assert after("select", "both", "kept")[3:] == ["--split", "folder"]
+    lines = [f'{{"file_name": "{path.name}", "split": "dev"}}' for path in photos.iterdir()]
+    (photos / "metadata.jsonl").write_text("\n".join(lines))
+    assert after("select", photos, "tagged")[3:] == []
 
 
 @pytest.mark.parametrize("format", ["png", "jpg", "webp"])
