@@ -249,9 +249,9 @@ class _ResumeLog:
             rows.extend(iter_rows(self.path))
         self.notes, valid = list[str](), rows[1:]
         if valid and rows[0] != self.head:
-            which = f"'{printable(str(out))}' held {len(valid):,} results of another model or of"
-            what = "other settings: those of the same images are replaced, the others are left"
-            self.notes, valid = [f"{which} {what}"], []
+            which = f"'{printable(str(out))}' held results of another model or of other settings"
+            self.notes = [f"{which}: those of the same images are replaced, the others are left"]
+            valid = []
         self.rows = {str(row.get("source_hex")): row for row in valid}
         # Without the rows of another model or other settings, before a new one is appended.
         self.write()
