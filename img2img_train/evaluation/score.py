@@ -183,29 +183,18 @@ class Evaluation(MeanScores):
 
     @property
     def conclusion(self) -> str:
-        """The gain in PSNR, or FID, over the best baseline, in words."""
-        if self.headline == "fid":
-            return self._conclusion_of_sets()
-        gain, interval = self.gain["psnr"], self.gain_interval["psnr"]
-        if self.input_scores["psnr"] == PSNR_CAP:
+        """The gain over the best baseline, in words."""
+        if self.input_scores.get("psnr") == PSNR_CAP:
             return "had nothing to restore, because all inputs equal their targets; " + CHANGED
+        name, gain, metric = self.headline, self.gain[self.headline], METRICS[self.headline]
+        unit = metric.unit or metric.label
         if self.best_baseline == INPUT:
-            return describe_gain(gain, interval, self.groups)
+            return describe_gain(gain, self.gain_interval[name], self.groups, unit)
         best = self.baselines[self.best_baseline]
-        name = f"the best baseline ({self.best_baseline}, {best.scores['psnr']:.2f} dB)"
-        over_best = describe_gain(best.gain["psnr"], best.gain_interval["psnr"], self.groups, name)
-        return f"{over_best}; the gain over the input is {gain:+.2f} dB"
-
-    def _conclusion_of_sets(self) -> str:
-        best, gain = self.best_baseline, self.gain["fid"]
-        score, over = self.input_scores["fid"], gain
-        if best != INPUT:
-            its = self.baselines[best]
-            score, over = its.scores["fid"], its.gain["fid"]
-        name = f"the best baseline ({best}, FID {score:.2f})"
-        line = f"beats {name} by {over:.2f}" if over > 0 else f"does not beat {name}"
-        line += f": it is worse by {-over:.2f}" if over < 0 else ""
-        return line if best == INPUT else f"{line}; the gain over the input is {gain:+.2f}"
+        baseline = f"the best baseline ({self.best_baseline}, {best.scores[name]:.2f} {unit})"
+        interval = best.gain_interval[name]
+        over_best = describe_gain(best.gain[name], interval, self.groups, unit, baseline)
+        return f"{over_best}; the gain over the input is {gain:+.2f} {unit}"
 
     def summary(self) -> dict[str, Any]:
         """Return everything but the scores of single images and the gallery, ready for JSON."""
@@ -215,8 +204,10 @@ class Evaluation(MeanScores):
         return {**self.names, "conclusion": self.conclusion, **rounded(content)}
 
 
-def describe_gain(gain: float, interval: Interval, groups: int, baseline: str = "the input") -> str:
-    """Return a phrase that says whether a gain in PSNR, in dB, is beyond chance.
+def describe_gain(
+    gain: float, interval: Interval, groups: int, unit: str = "dB", baseline: str = "the input"
+) -> str:
+    """Return a phrase that says whether a gain in PSNR, in dB, or in FID is beyond chance.
 
     ``groups`` counts the photos of which the gain is the mean.
     """
@@ -226,13 +217,14 @@ def describe_gain(gain: float, interval: Interval, groups: int, baseline: str = 
     if interval is None:
         photos = f"{groups:,} photo{'s' * (groups != 1)}"
         span = f"no interval: {photos}, fewer than {LEAST_GROUPS}"
+        span = span if groups < LEAST_GROUPS else "no interval"
     if low > 0:
-        return f"beats {baseline} by {gain:.2f} dB ({span})"
+        return f"beats {baseline} by {gain:.2f} {unit} ({span})"
     if high < 0:
-        return f"{fails}: it is worse by {-gain:.2f} dB ({span})"
+        return f"{fails}: it is worse by {-gain:.2f} {unit} ({span})"
     if interval is None:
         return f"{fails}: both are equal ({span})"
-    return f"{fails}: a difference of {gain:+.2f} dB is within chance ({span})"
+    return f"{fails}: a difference of {gain:+.2f} {unit} is within chance ({span})"
 
 
 def evaluate_model(
