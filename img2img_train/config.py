@@ -487,9 +487,9 @@ def read_recipe(path: Path | str, smoke: bool = False) -> dict[str, Any]:
     With ``smoke`` it is overridden by ``smoke.run`` and goes to ``OUT-smoke``, unless that names a
     folder. The other sections belong to img2img-data. Raises UsageError with file, line and key.
     """
-    from img2img_data.core.yaml_file import read_yaml
+    from img2img_data.core.yaml_file import read_sections
 
-    content, file = read_yaml(path)
+    content, file = read_sections(path)
     values = _section(path, content, "run")
     config_of({**PLACEHOLDER, **values}, file.below("run"))
     if not smoke:
@@ -509,8 +509,7 @@ def _section(
 ) -> dict[str, Any]:
     section = content.get(name)
     if not isinstance(section, dict):
-        near = [key for key in content if did_you_mean(key, [name]).startswith("did")]
-        why = f"has no section '{parent}{name}'{f' (is {near[0]!r} meant?)' if near else ''}"
+        why = f"has no section '{parent}{name}'"
         hint = "leave --smoke out" if name == "smoke" else "put the settings of img2img-train there"
         raise UsageError("recipe", path, why, hint)
     return section

@@ -32,7 +32,7 @@ MAX_DIGITS: Final = 250
 
 _DESCRIPTION: Final = ("name", "about", "needs", "size", "minutes", "score")
 RECIPE_KEYS: Final = (*_DESCRIPTION, "corpus", "degradation", "run", "smoke")
-"""Keys at the top of a recipe, for readers of one of its sections."""
+"""Keys at the top of a recipe."""
 EXAMPLE: Final = "'img2img-data recipes mixed'"
 """Command that prints a recipe with a degradation, for hints."""
 
@@ -166,6 +166,14 @@ def read_yaml(recipe: Path | str) -> Document:
     except (yaml.YAMLError, ValueError) as error:
         why = f"is not YAML: {printable(str(error).splitlines()[0])}"
     raise UsageError(f"line {line} of recipe" if line else "recipe", path, why, hint)
+
+
+def read_sections(recipe: Path | str) -> Document:
+    """Return the mapping in a recipe, all of whose sections are known; raises as ``read_yaml``."""
+    document = read_yaml(recipe)
+    for key in (key for key in document.content if key not in RECIPE_KEYS):
+        raise document.place.error([key], "unknown", did_you_mean(key, RECIPE_KEYS))
+    return document
 
 
 def read_value(text: str) -> Any:

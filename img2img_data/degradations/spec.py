@@ -64,9 +64,7 @@ def read_pipeline(value: Any, place: Place) -> tuple[Any, Place]:
     if not yaml_file.is_recipe_path(value) and value not in recipes:
         hint = did_you_mean(str(value), [*DEGRADATIONS, *recipes])
         raise place.error([str(value)], "unknown", hint)
-    content, file = yaml_file.read_yaml(value)
-    for key in (key for key in content if key not in yaml_file.RECIPE_KEYS):
-        raise file.error([key], "unknown", did_you_mean(key, yaml_file.RECIPE_KEYS))
+    content, file = yaml_file.read_sections(value)
     if "degradation" not in content:
         hint = f"write a pipeline of degradations under that key, as in {yaml_file.EXAMPLE}"
         if "corpus" in content:
