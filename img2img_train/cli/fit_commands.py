@@ -195,12 +195,14 @@ def _score(config: RunConfig, result: FitResult, display: Display) -> list[str]:
     folder, splits, lines = result.folder, ("test", config.validation_split), []
     for choice in config.corpora:
         name, corpus = printable(choice.path), open_corpus(choice.path)
+        split = next((split for split in splits if split in corpus.splits), None)
         # The images of an unpaired corpus have no counterpart to compare an output with.
         if corpus.kind == "unpaired":
-            why = "it is unpaired, so it has no targets; see samples/"
-            lines.append(f"not scored on '{name}': {why}")
+            held_out = split or config.split
+            words = ("--on", choice.path, "--split", held_out, "--fid", "WEIGHTS")
+            by_fid = shell_line("img2img-train", "evaluate", folder.root, *words)
+            lines.append(f"not scored on '{name}': it is unpaired; '{by_fid}' compares sets")
             continue
-        split = next((split for split in splits if split in corpus.splits), None)
         if split is None:
             hint = "build it with --split train=0.8,val=0.1,test=0.1"
             lines.append(f"not scored on '{name}': it has no split {' or '.join(splits)}; {hint}")

@@ -157,8 +157,8 @@ def _why_unscored(
         return "No scores yet: fit scores the model on split test or val when training ends."
     evaluate = "'img2img-train evaluate RUN --on CORPUS' scores it on any corpus of pairs"
     if not config.objective.paired:
-        why = "they need pairs in a split test or val, and unpaired images have no targets"
-        return f"No scores: {why}. Look at the samples; {evaluate}."
+        fid = "'img2img-train evaluate RUN --on CORPUS --fid WEIGHTS' compares sets of images"
+        return f"No scores: unpaired images have no targets. Look at the samples; {fid}."
     if "held_out" not in data:
         why = f"no corpus has a split test or {config.validation_split}"
         return f"No scores: {why}. Build one with --split train=0.8,val=0.1,test=0.1; {evaluate}."
