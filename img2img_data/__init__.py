@@ -15,7 +15,7 @@ from img2img_data.core.lazy import lazy_names
 
 if TYPE_CHECKING:
     from img2img_data.cli.api import build
-    from img2img_data.core.errors import Img2ImgError, UsageError
+    from img2img_data.core.errors import CorpusError, Img2ImgError, UsageError
     from img2img_data.corpus.reader import Corpus, open_corpus
     from img2img_data.corpus.view import ImagePair
     from img2img_data.degradations.base import Degradation
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
-    "Corpus", "Degradation", "ImagePair", "Img2ImgError", "UsageError", "__version__", "build",
-    "degradation", "open_corpus",
+    "Corpus", "CorpusError", "Degradation", "ImagePair", "Img2ImgError", "UsageError",
+    "__version__", "build", "degradation", "open_corpus",
 ]  # fmt: skip
 _MODULES = {
     "Corpus": "corpus.reader", "open_corpus": "corpus.reader", "ImagePair": "corpus.view",
-    "Img2ImgError": "core.errors", "UsageError": "core.errors", "build": "cli.api",
-    "Degradation": "degradations.base", "degradation": "degradations.spec",
+    "CorpusError": "core.errors", "Img2ImgError": "core.errors", "UsageError": "core.errors",
+    "build": "cli.api", "Degradation": "degradations.base", "degradation": "degradations.spec",
 }  # fmt: skip
 # --help must not wait for NumPy, OpenCV or pydantic.
 __getattr__ = lazy_names(__name__, _MODULES)

@@ -18,14 +18,19 @@ from img2img_data.core.lazy import lazy_names
 if TYPE_CHECKING:
     from img2img_train.cli.api import evaluate, fit
     from img2img_train.data.pair_dataset import PairDataset
+    from img2img_train.evaluation.score import Evaluation
     from img2img_train.inference.function import Model, load
+    from img2img_train.training.fit import FitResult
 
     __version__: str
 
-__all__ = ["Model", "PairDataset", "__version__", "evaluate", "fit", "load"]
+__all__ = [
+    "Evaluation", "FitResult", "Model", "PairDataset", "__version__", "evaluate", "fit", "load",
+]  # fmt: skip
 _MODULES = {
-    "Model": "inference.function", "PairDataset": "data.pair_dataset", "evaluate": "cli.api",
-    "fit": "cli.api", "load": "inference.function",
+    "Evaluation": "evaluation.score", "FitResult": "training.fit", "Model": "inference.function",
+    "PairDataset": "data.pair_dataset", "evaluate": "cli.api", "fit": "cli.api",
+    "load": "inference.function",
 }  # fmt: skip
 # --help must not wait for torch.
 __getattr__ = lazy_names(__name__, _MODULES)

@@ -135,7 +135,7 @@ class RunConfig(FrozenModel):
     schedule and order start anew"""
     epochs: int | None = setting("Options", 50, ge=1, le=10**9)
     """passes over the corpora; one draws as many images as they hold, in full batches; default with
-    l2, l1 and charbonnier: as many as take 3,000 steps, 3 at least"""
+    l2, l1 and charbonnier: as many as take 3,000 steps, or --max-steps if more, 3 at least"""
     batch: Positive = setting("Options", 64)
     """images per step"""
 
@@ -240,7 +240,10 @@ class RunConfig(FrozenModel):
     checkpoint_seconds: float = setting("Output", 60.0, advanced=True, ge=0, le=1e9)
     """seconds between checkpoints; 0: every step"""
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = setting("Runtime", "auto")
+    # As text: a torch.device, too.
+    device: Annotated[Literal["auto", "cpu", "cuda", "mps"], BeforeValidator(str)] = setting(
+        "Runtime", "auto"
+    )
     """compute device"""
     precision: Literal["auto", "fp32", "bf16"] = setting("Runtime", "auto")
     """precision of training; auto: bf16 on CUDA devices and CPUs that multiply it natively, else

@@ -19,8 +19,9 @@ def build(command: str, *folders: os.PathLike[str] | str, **settings: Any) -> Co
     """Run a command that makes a corpus, and open the corpus.
 
     ``command`` is blank, blur, combine, degrade, edges, grayscale, import, lab, unpack or unpaired.
-    ``folders`` are those of the command, the output last, and ``settings`` its options. The same
-    call continues an interrupted one; a complete corpus is not built again.
+    ``folders`` are those of the command, the output last, and ``settings`` its options, as
+    ``img2img-data blur --help`` lists them. The same call continues an interrupted one; a complete
+    corpus is not built again.
 
     >>> data.build("blur", "photos", "corpora/blurred", kind="gaussian", sigma=3, size=32)
     <paired corpus 'corpora/blurred': train 12>

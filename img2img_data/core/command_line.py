@@ -426,7 +426,8 @@ class Display:
     """Lines of text and one bar on ``stream`` (default: standard error)."""
 
     def __init__(self, stream: TextIO | None = None) -> None:
-        self._stream = stream or sys.stderr
+        # Services and pythonw have no standard error.
+        self._stream = stream or sys.stderr or open(os.devnull, "w")  # noqa: SIM115
         self._bar: rich_progress.Progress | None = None
         # The rate counts from the first unit on, which may have waited for imports or a compiler.
         self._title, self._unit, self._total, self._first, self._counting = "", "", 0, 0, False

@@ -132,7 +132,9 @@ class Place:
         # A missing key has no line of its own: the line of its section is the nearest.
         nearest = next((n for n in range(len(path), 0, -1) if path[:n] in self.lines), 0)
         line = f", line {self.lines[path[:nearest]]}" if nearest else ""
-        return UsageError(f"{self.title}{line}: key", ".".join(path) or "all", why, hint)
+        if not path:
+            return UsageError(f"{self.title}{line}", None, why, hint)
+        return UsageError(f"{self.title}{line}: key", ".".join(path), why, hint)
 
 
 class InvalidKeyError(ValueError):

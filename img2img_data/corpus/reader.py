@@ -32,7 +32,7 @@ class Pair:
     row: Mapping[str, Any] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class Corpus:
     """A corpus opened for reading. ``by_split`` maps each split to its pairs, sorted by key.
 
@@ -176,7 +176,7 @@ def no_folder(root: Path) -> UsageError:
 
 def no_split(corpus: Corpus, split: str) -> UsageError:
     """Return the error for a split that a corpus does not have."""
-    why, have = f"has no split '{printable(split)}'", ", ".join(corpus.splits) or "none"
+    why, have = f"has no split '{printable(str(split))}'", ", ".join(corpus.splits) or "none"
     return UsageError("corpus", corpus.root, why, f"it has {have}")
 
 

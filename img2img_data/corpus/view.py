@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from img2img_data.corpus.reader import Corpus, Pair
 
 
-@dataclass(frozen=True, slots=True, repr=False)
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
 class ImagePair:
     """One pair of a corpus. Its images are read when they are asked for.
 

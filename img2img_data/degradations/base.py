@@ -14,6 +14,7 @@ A degradation is a frozen model with two functions: ``draw`` returns the paramet
 from __future__ import annotations
 
 import math
+import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal, Self
@@ -210,9 +211,13 @@ class OddInt(IntRange):
         return 2 * int(rng.integers(int(self.low) // 2, int(self.high) // 2 + 1)) + 1
 
 
+_MODES: Final = ("L", "RGB", "RGBA", "I;16", "F")
+"""Modes of PIL images whose samples are colors."""
+
+
 def is_number(value: Any) -> bool:
-    """Return True for an integer or a float; booleans are integers in Python, but not here."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    """Return True for a real number, of NumPy too; booleans are integers in Python, not here."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 # ------------------------------------------------------------------------------------ degradation
@@ -224,10 +229,14 @@ class Degradation(FrozenModel):
     is faster or more exact on integers, or draws other parameters, overrides ``apply`` and
     ``draw``.
 
-    A degradation is a function too, and so a transform of other libraries::
+    A degradation is a function too, and so a transform of other libraries. Workers that load images
+    need a function at the top of a module, not a lambda::
 
-        albumentations.Lambda(image=lambda image, **about: degrade(image, seed=None)[0])
-        torchvision.transforms.Lambda(lambda image: degrade(image, seed=None)[0])
+        def degraded(image, **about):
+            return degrade(image, seed=None)[0]
+
+        albumentations.Lambda(image=degraded)
+        torchvision.transforms.Lambda(degraded)
     """
 
     model_config = ConfigDict(validate_default=True)
@@ -249,13 +258,22 @@ class Degradation(FrozenModel):
 
         ``image`` is an array as ``apply`` takes it, or a PIL image of mode L or RGB. Equal seeds
         draw equal parameters, as the default does in each call; None draws others in each. Raises
-        UsageError for an array of other axes or types.
+        UsageError for an array of other axes, types or values.
         """
-        pixels = np.asarray(image)
+        pixels, mode = np.asarray(image), getattr(image, "mode", None)
+        hint = "give H x W or H x W x C, uint8, uint16 or float32 in [0, 1]"
+        if isinstance(mode, str) and mode not in _MODES:
+            raise UsageError("image", None, f"has mode {mode}", "convert it to L or RGB")
         if pixels.ndim not in (2, 3) or pixels.dtype not in (np.uint8, np.uint16, np.float32):
             why = f"has {pixels.ndim} axes of {pixels.dtype}"
-            hint = "give H x W or H x W x C, uint8, uint16 or float32 in [0, 1]"
             raise UsageError("image", None, why, hint)
+        if not pixels.size or pixels.shape[2:] not in {(), (1,), (2,), (3,), (4,)}:
+            raise UsageError("image", None, f"is {' x '.join(map(str, pixels.shape))}", hint)
+        # Not 1: samples may overshoot, as those of a sharpened image do.
+        if pixels.dtype == np.float32 and pixels.max() > 2:
+            raise UsageError("image", None, f"has values up to {pixels.max():g}", hint)
+        if seed is not None and seed < 0:
+            raise UsageError("seed", str(seed), "is negative", "give a whole number, or None")
         rng = np.random.default_rng() if seed is None else generator(seed)
         drawn: dict[str, Any] = self.draw(rng)
         return self.apply(pixels, **drawn), drawn

@@ -47,7 +47,11 @@ def degradation(pipeline: Any, /, **settings: Any) -> Degradation:
     Raises ``UsageError`` for an unknown kind or setting, with the nearest one.
     """
     if settings:
-        pipeline = {str(pipeline): settings}
+        recipes = yaml_file.shipped_recipes()
+        if not isinstance(pipeline, str) or {pipeline} & recipes.keys() - DEGRADATIONS.keys():
+            why, hint = "is not a kind, so it takes no settings", "change a copy of the recipe"
+            raise UsageError("degradation", printable(str(pipeline))[:80], why, hint)
+        pipeline = {pipeline: settings}
     return parse_spec(*read_pipeline(pipeline, Place("degradation"))).degradation
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from img2img_data.core.command_line import Display
 from img2img_data.core.settings_model import build_model
@@ -18,14 +19,21 @@ from img2img_train.inference.function import Model, StrPath, load
 from img2img_train.metrics.perceptual import load_perceptual_networks
 from img2img_train.training.fit import FitResult
 from img2img_train.training.fit import fit as train
+from img2img_train.training.signals import StoppedBySignal
+
+INTERRUPTED: Final = 128 + signal.SIGINT
 
 
 def fit(corpora: Any, out: StrPath = "", **settings: Any) -> FitResult:
     """Train a model as ``img2img-train fit`` does, without its report; return the run.
 
     ``corpora`` is one or several, each a path, ``"PATH=WEIGHT"`` or an opened corpus; ``settings``
-    are the options of the command. The same call continues an interrupted run. The result may be
-    given wherever the path of a run is taken.
+    are the options of the command, as ``img2img-train fit --help`` lists them. Without ``out`` the
+    folder is runs/CORPUS-LOSS-NET. The result may be given wherever the path of a run is taken.
+
+    Ctrl-C ends the step, writes a checkpoint and raises KeyboardInterrupt, SIGTERM SystemExit; the
+    same call continues. Raises UsageError for wrong settings, Img2ImgError for data that cannot be
+    used and for a loss that diverges.
 
     >>> run = train.fit("corpora/gaussian", out="runs/unet", net="unet", width=4, epochs=2)
     >>> run.progress.step
@@ -33,8 +41,15 @@ def fit(corpora: Any, out: StrPath = "", **settings: Any) -> FitResult:
     """
     values = {**settings, "corpora": corpora, "out": os.fspath(out)}
     values["init"] = os.fspath(settings.get("init") or "")
-    with Display() as display:
-        return train(configure({}, with_start(values)), display)
+    config = configure({}, with_start(values))
+    try:
+        with Display() as display:
+            return train(config, display, repeats="raise")
+    except StoppedBySignal as stopped:
+        # What Python raises without a handler, so that no "except Exception" goes on.
+        if stopped.exit_code == INTERRUPTED:
+            raise KeyboardInterrupt(str(stopped)) from None
+        raise SystemExit(stopped.exit_code) from None
 
 
 def evaluate(
@@ -50,9 +65,11 @@ def evaluate(
     """Return the scores of a model on a corpus as ``img2img-train evaluate`` does.
 
     The result has the means by metric, ``scores`` of the outputs and ``input_scores`` of the
-    inputs, their ``gain``, its 95 % ``gain_interval``, the ``baselines`` (those that suit the
-    corpus, comma-separated names, or "none"), a ``conclusion`` in words, and all ``image_scores``.
-    ``lpips`` (network and heads) and ``fid`` are files of weights. Unpaired corpora need ``fid``.
+    inputs, their ``gain``, its 95 % ``gain_interval``, the ``baselines``, a ``conclusion`` in
+    words, and all ``image_scores``. ``batch``: images per forward pass; ``metrics``: names of
+    further ones, comma-separated; ``baselines``: those that suit the corpus, comma-separated names,
+    or "none"; ``lpips`` (network and heads) and ``fid``: files of weights. Unpaired corpora need
+    ``fid``. Raises UsageError for wrong settings, Img2ImgError for a corpus that cannot be scored.
 
     >>> train.evaluate("runs/unet", "corpora/gaussian", split="test")
     unet on gaussian, 5 images: PSNR 12... dB, input 20..., gain -8...; wiener 35..., gain -23...

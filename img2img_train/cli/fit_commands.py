@@ -199,8 +199,8 @@ def _score(config: RunConfig, result: FitResult, display: Display) -> list[str]:
         # The images of an unpaired corpus have no counterpart to compare an output with.
         if corpus.kind == "unpaired":
             held_out = split or config.split
-            words = ("--on", choice.path, "--split", held_out, "--fid", "WEIGHTS")
-            by_fid = shell_line("img2img-train", "evaluate", folder.root, *words)
+            on = ("--on", choice.path, "--split", held_out, "--fid", "WEIGHTS")
+            by_fid = shell_line("img2img-train", "evaluate", folder.root, *on)
             lines.append(f"not scored on '{name}': it is unpaired; '{by_fid}' compares sets")
             continue
         if split is None:

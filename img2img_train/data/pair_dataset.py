@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from typing import Any
 
@@ -46,7 +47,7 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        indices = np.full((2, 1), range(len(self))[index])
+        indices = np.full((2, 1), range(len(self))[operator.index(index)])
         crops = Crops.center(self.images.crop, 1) if self.images.crop else None
         raw = loader.RawBatch(*self.images.gather(indices, crops), None)
         batch = loader.to_device(raw, torch.device("cpu"), self.images.channel_layout)
@@ -55,9 +56,10 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
     def batches(
         self, epoch: int = 0, workers: int = 0, device: torch.device | str = "cpu"
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the full batches of an epoch, as ``fit`` sees them; they depend on seed and epoch.
+        """Yield the batches of an epoch, as ``fit`` sees them; they depend on seed and epoch.
 
-        Pairs that fill no batch are left out. ``workers`` processes read ahead.
+        Tensors are N x C x H x W in channels-last memory. Pairs that fill no batch are left out,
+        unless there are fewer than one holds. ``workers`` processes read ahead.
         """
         steps = loader.StepDataset(self.plan, self.images.for_training(), self.images)
         count = self.plan.steps_per_epoch

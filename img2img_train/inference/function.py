@@ -6,14 +6,16 @@ import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias, overload
+from typing import Any, Literal, TypeAlias, overload
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
 
 from img2img_data.core.errors import UsageError, printable
-from img2img_data.core.settings_model import build_model
+from img2img_data.core.settings_model import build_model, build_part
 from img2img_data.images.pixels import Pixels, to_8_bit
+from img2img_train.evaluation.settings import ModelSettings
 from img2img_train.inference.inputs import check_readable
 from img2img_train.inference.settings import TranslateSettings
 from img2img_train.inference.tiles import choose_tiling
@@ -27,9 +29,11 @@ StrPath: TypeAlias = os.PathLike[str] | str
 class Model:
     """A trained model, a function of images of any size.
 
-    Takes H x W or H x W x C of uint8 or uint16 (RGB, RGBA or gray), a batch N x H x W x C, the path
-    of an image, or a PIL image, which gives a PIL image; every other gives an array. The output is
-    that of ``img2img-train translate``, in tiles; RGBA stays RGBA where the model restores RGB.
+    Takes H x W or H x W x C of uint8 or uint16 (RGB, RGBA or gray), a batch N x H x W x C or a list
+    of such, the path of an image, or a PIL image, which gives a PIL image; every other gives an
+    array. The output is that of ``img2img-train translate``, in tiles, with the channels that the
+    model restores: RGB also for a gray array, unless gray inputs had gray targets in training; RGBA
+    stays RGBA where the model restores RGB.
     Raises UsageError for anything else, Img2ImgError for a file that cannot be decoded, OSError for
     one that cannot be opened.
 
@@ -46,7 +50,7 @@ class Model:
     @overload
     def __call__(self, image: Pixels | StrPath, sigma: float | None = None) -> Pixels: ...
     def __call__(self, image: Any, sigma: float | None = None) -> Any:
-        """Return the output for an image, of the same size and depth.
+        """Return the output for an image, of the same size and depth; PIL has no colors of 16 bits.
 
         ``sigma`` is the setting of that name, for a model with ``--input wiener``.
         """
@@ -55,7 +59,7 @@ class Model:
             return Model(self.loaded, settings)(image)
         if isinstance(image, Image.Image):
             output = self(_of_pil(image))
-            # PIL has no colors of 16 bits.
+            output = output[..., 0] if output.shape[2:] == (1,) else output
             deep = output.dtype == np.uint16 and output.ndim == 3
             return Image.fromarray(to_8_bit(output) if deep else output)
         if isinstance(image, str | os.PathLike):
@@ -65,9 +69,15 @@ class Model:
                 check_readable(os.fsencode(image))
                 file = Path(image).read_bytes()
                 return self._restored(decode_image(file, self.settings).pixels)
-        pixels = np.asarray(image)
+        try:
+            pixels = np.asarray(image)
+        except (RuntimeError, TypeError, ValueError) as error:
+            why = f"cannot become an array: {printable(str(error))}"
+            raise UsageError("image", None, why, "give H x W x C, uint8 or uint16") from None
         if pixels.ndim == 4 and len(pixels):
             return np.stack([self(one) for one in pixels])
+        if not pixels.dtype.isnative:
+            pixels = pixels.astype(pixels.dtype.newbyteorder("="))
         channels = pixels.shape[2:] if pixels.ndim > 1 and pixels.size else (0,)
         if channels not in {(), (1,), (3,), (4,)} or pixels.dtype not in (np.uint8, np.uint16):
             why, hint = f"is {pixels.shape} of {pixels.dtype}", "give H x W x C, uint8 or uint16"
@@ -83,6 +93,9 @@ class Model:
         for note in notes:
             warnings.warn(note, stacklevel=3)
         return translate_pixels(self.loaded, pixels, tiling, blur_of(self.loaded, self.settings))
+
+    def __fspath__(self) -> str:
+        return str(self.loaded.path)
 
     def __repr__(self) -> str:
         path, spec, step = printable(str(self.loaded.path)), self.loaded.spec, self.loaded.step
@@ -104,17 +117,24 @@ def _of_pil(image: Image.Image) -> Pixels:
 
 
 def load(
-    path: StrPath, device: str = "auto", direction: str | None = None, **settings: Any
+    path: StrPath,
+    device: torch.device | str = "auto",
+    direction: Literal["AtoB", "BtoA"] | None = None,
+    **settings: Any,
 ) -> Model:
     """Return the model of a run, a checkpoint, or an exported folder or ``.safetensors`` file, as
     a function.
 
     ``direction`` is AtoB or BtoA, of a model that has both; ``settings`` are those of ``translate``
-    for one image: ``tile``, ``overlap``, ``batch`` (tiles per forward pass), ``sigma``. Raises
-    UsageError for a wrong setting, Img2ImgError for a path without a model.
+    for one image: ``tile``, ``overlap``, ``batch`` (tiles per forward pass), ``sigma``, ``dropout``
+    and ``norm``, and for files ``max_pixels``. Raises UsageError for a wrong setting, Img2ImgError
+    for a path without a model.
 
     >>> train.load("runs/unet", device="cpu")
     <model 'runs/unet/checkpoints/latest.safetensors': unet of width 4, step 2, on cpu>
     """
-    chosen = build_model(TranslateSettings, settings)
-    return Model(load_generator(Path(path), device, direction), chosen)
+    how = build_part(ModelSettings, {"direction": direction, **settings})
+    own = {n: value for n, value in settings.items() if n not in ModelSettings.model_fields}
+    chosen = build_model(TranslateSettings, own)
+    options = str(device), how.direction, how.keep_dropout, how.norm
+    return Model(load_generator(Path(path), *options), chosen)

@@ -26,10 +26,16 @@ from img2img_train.runs.folder import find_checkpoint, notes_on_run
 
 
 def choose_device(name: str) -> torch.device:
-    """Return a device by name; "auto": the first of CUDA, MPS, CPU. UsageError if it is missing."""
+    """Return a device by name, as "cuda" or "cuda:1"; "auto": the first of CUDA, MPS, CPU.
+
+    UsageError if it is missing.
+    """
+    kind, _, index = name.partition(":")
     found = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
     available = [*(kind for kind, is_there in found.items() if is_there), "cpu"]
-    if name != "auto" and name not in available:
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    there = index.isdigit() and int(index) < count if index else True
+    if name != "auto" and (kind not in available or not there):
         hint = f"choose one of {', '.join(available)}"
         raise UsageError("option", "--device", f"there is no {name} here", hint)
     # For runs with --deterministic on; torch looks at it once in a process, before its first

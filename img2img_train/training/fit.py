@@ -60,19 +60,20 @@ def fit(
     report: bool = False,
     changed: bool = False,
     command: str = "",
+    repeats: signals.Repeats = "end",
 ) -> FitResult:
     """Train the run of a configuration, resume it, or find it finished.
 
     ``report`` keeps the run's report up to date while it trains. ``changed``: the settings may
     differ from those that the run was begun with, which config.json then notes. ``command`` is what
-    the user typed, for the report. Raises StoppedBySignal after a signal, DivergedError, and the
-    errors of corpora, options and checkpoints.
+    the user typed, for the report; ``repeats`` as in ``handle_signals``. Raises StoppedBySignal
+    after a signal, DivergedError, and the errors of corpora, options and checkpoints.
     """
     began, env, config = time.monotonic(), torchrun_env(), setup.resolve_auto(config)
     folder, device = RunFolder(Path(config.out)), local_device(config.device, env)
     folder.check_free()
     with (
-        signals.handle_signals(ignore_repeats=env.world_size > 1) as stop,
+        signals.handle_signals("ignore" if env.world_size > 1 else repeats) as stop,
         join_processes(device, env) as processes,
         catch_out_of_memory("run", folder.root, device.type, lambda: _memory_hint(config, folder)),
         setup.torch_backend(config, device),

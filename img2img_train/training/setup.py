@@ -64,7 +64,8 @@ def resolve_auto(config: RunConfig) -> RunConfig:
 
 def resolve_length(config: RunConfig, steps_per_epoch: int) -> RunConfig:
     """Return the configuration with epochs, and how often to validate and to draw samples."""
-    epochs = config.epochs or max(LEAST_EPOCHS, math.ceil(STEPS / steps_per_epoch))
+    steps = max(STEPS, config.max_steps)
+    epochs = config.epochs or max(LEAST_EPOCHS, math.ceil(steps / steps_per_epoch))
     update = {"epochs": epochs}
     if config.validate_every is None:
         update["validate_every"] = max(1, epochs // 20)
@@ -292,7 +293,7 @@ def describe_run(data: RunData) -> list[str]:
     unit, sides = ("pair", "") if config.objective.paired else ("image", " of each side")
     step = f"{data.plan.step_images} {unit}{'s' * (data.plan.step_images != 1)}{sides}"
     cut = f" of {config.epochs:,}" if data.epochs != config.epochs else ""
-    steps = f"{data.steps:,} steps of {step}, {data.epochs:,}{cut} epoch"
+    steps = f"{data.steps:,} step{'s' * (data.steps != 1)} of {step}, {data.epochs:,}{cut} epoch"
     steps += "s" * (config.epochs != 1)
     return [
         *([_describe_degradation(config.degrade, online.is_linear)] if online else []),

@@ -6,10 +6,14 @@ import contextlib
 import signal
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import FrameType
+from typing import Any, Literal, TypeAlias
 
 from img2img_train.data.loader import SIGNALS
+
+Repeats: TypeAlias = Literal["end", "raise", "ignore"]
+"""What a second signal does."""
 
 
 class StopRequested(Exception):
@@ -29,14 +33,17 @@ class StopSignal:
     """The handler of signals, and the number of the one that came, if any."""
 
     number: int | None = None
-    ignore_repeats: bool = False
+    repeats: Repeats = "end"
+    before: dict[int, Any] = field(default_factory=dict)
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
         """Store the number of a signal."""
         self.number = number
         # A second Ctrl-C ends a run at once that does not reach its next step.
-        if not self.ignore_repeats:
-            signal.signal(number, signal.SIG_DFL)
+        if self.repeats != "ignore":
+            signal.signal(
+                number, self.before[number] if self.repeats == "raise" else signal.SIG_DFL
+            )
 
     def check(self) -> None:
         """Raise StopRequested after a signal."""
@@ -50,20 +57,22 @@ def stop_signals() -> list[int]:
 
 
 @contextlib.contextmanager
-def handle_signals(ignore_repeats: bool = False) -> Iterator[StopSignal]:
+def handle_signals(repeats: Repeats = "end") -> Iterator[StopSignal]:
     """Store signals instead of dying of them, while the block runs in the main thread.
 
-    ``ignore_repeats`` is for torchrun, which passes on what the terminal has sent to its processes
-    already; it kills those that do not end in time.
+    ``repeats``: a second signal ends the process, or is handled as before the block, which raises
+    KeyboardInterrupt after Ctrl-C; "ignore" is for torchrun, which passes on what the terminal has
+    sent to its processes already, and kills those that do not end in time.
     """
-    stop = StopSignal(ignore_repeats=ignore_repeats)
+    stop = StopSignal(repeats=repeats)
     # Python allows signal handlers in the main thread only; notebooks and tests may train in
     # another one.
     in_main_thread = threading.current_thread() is threading.main_thread()
     numbers = stop_signals() if in_main_thread else []
-    before = {number: signal.signal(number, stop) for number in numbers}
+    for number in numbers:
+        stop.before[number] = signal.signal(number, stop)
     try:
         yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in stop.before.items():
             signal.signal(number, handler)

@@ -10,8 +10,12 @@ import inspect
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
+import textwrap
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +34,10 @@ import img2img_train as train
 from img2img_data.degradations.registry import DEGRADATIONS
 from img2img_data.images import io
 from img2img_train.cli.main import main
+from img2img_train.config import configure
 from img2img_train.objectives.base import Batch
+from img2img_train.training.setup import RunData
+from img2img_train.training.signals import handle_signals
 from img2img_train.training.step import TrainStep
 
 ROOT = Path(__file__).parents[2]
@@ -245,20 +252,60 @@ def test_a_degradation_that_a_recipe_cannot_name_is_rejected(
         train.fit(photos, out, degrade=own)
 
 
-@pytest.mark.parametrize("image", [np.zeros((4, 4), int), np.zeros(4, np.uint8), "photo.jpg"])
-def test_what_is_not_an_image_is_named(image: Any) -> None:
-    with pytest.raises(data.UsageError, match="H x W x C"):
-        data.degradation("gaussian")(image)
+NO_IMAGES = {
+    "integers": np.zeros((4, 4), int),
+    "one axis": np.zeros(4, np.uint8),
+    "text": "photo.jpg",
+    "channels first": np.zeros((3, 64, 48), np.float32),
+    "255 as float": np.full((8, 8, 3), 200, np.float32),
+    "empty": np.zeros((0, 8, 3), np.uint8),
+    "palette": Image.new("P", (8, 8)),
+    "inks": Image.new("CMYK", (8, 8)),
+}
+
+
+@pytest.mark.parametrize("name", NO_IMAGES)
+def test_what_is_not_an_image_is_named(name: str) -> None:
+    hint = "convert it to L or RGB" if name in ("palette", "inks") else "H x W x C"
+    with pytest.raises(data.UsageError, match=hint):
+        data.degradation("gaussian")(NO_IMAGES[name])
+
+
+def test_numbers_of_numpy_are_parameters() -> None:
+    for number in (np.int64(2), np.float32(2), np.uint8(2)):
+        assert data.degradation("gaussian", sigma=number) == data.degradation("gaussian", sigma=2)
+        assert data.degradation("gaussian", sigma=(1, number)).ranges()["sigma"].high == 2
+    with pytest.raises(data.UsageError, match="negative"):
+        data.degradation("gaussian")(make_photo(0), seed=-1)
+
+
+@pytest.mark.parametrize("pipeline", ["camera", data.degradation("gaussian"), ["jpeg"]])
+def test_only_a_kind_takes_settings(pipeline: Any) -> None:
+    with pytest.raises(data.UsageError, match="takes no settings"):
+        data.degradation(pipeline, sigma=2)
+    with pytest.raises(data.UsageError, match="did you mean 'gaussian'"):
+        data.degradation("gausian", sigma=2)
+
+
+def test_opened_corpora_and_pairs_can_be_keys(home: Path) -> None:
+    corpus = data.open_corpus("corpora/gaussian")
+    pairs = list(corpus["train"])
+    assert len({corpus, *pairs}) == 1 + len(pairs)
+    with pytest.raises(data.UsageError, match="no split '0'"):
+        corpus[0]  # type: ignore[index]
 
 
 @pytest.mark.parametrize("library", ["albumentations", "torchvision"])
 def test_a_degradation_is_a_transform_of(library: str) -> None:
-    about = data.Degradation.__doc__ or ""
-    line = next(part.strip() for part in about.splitlines() if f"{library}." in part)
+    about = inspect.getdoc(data.Degradation) or ""
+    function, *lines = textwrap.dedent(about.partition("::\n")[2]).strip().split("\n\n")
+    line = next(part for part in "\n".join(lines).splitlines() if f"{library}." in part)
     pytest.importorskip(f"{library}.transforms" if library == "torchvision" else library)
     degrade, photo = data.degradation("gaussian", sigma=3), make_photo(0)
     module = importlib.import_module(library)
-    transform = eval(line, {library: module, "degrade": degrade})
+    names = {library: module, "degrade": degrade}
+    exec(function, names)
+    transform = eval(line, names)
     if library == "albumentations":
         output = module.Compose([transform])(image=photo)["image"]
     else:
@@ -434,6 +481,8 @@ def test_a_model_gives_the_images_of_translate(
         np.zeros((0, 4, 3), np.uint8),
         np.zeros((0, 4, 4, 3), np.uint8),
         torch.zeros(3, 4, 4),
+        torch.zeros(4, 4, 3, requires_grad=True),
+        [np.zeros((4, 4, 3), np.uint8), np.zeros((5, 4, 3), np.uint8)],
         3,
     ],
 )
@@ -466,6 +515,77 @@ def test_a_pil_image_keeps_its_range_or_is_rejected(home: Path) -> None:
     for image in (levels.astype(np.int32), (levels / 65535).astype(np.float32)):
         with pytest.raises(data.UsageError, match="whose range is unknown"):
             model(Image.fromarray(image))
+
+
+def test_a_model_of_gray_images_takes_and_gives_pil_images(tmp_path: Path) -> None:
+    photos = write_photos(tmp_path / "photos", 4)
+    corpus = data.build("blur", photos, tmp_path / "gray", channels="gray", jobs=1)
+    model = train.load(train.fit(corpus, tmp_path / "run", **TINY))
+    for mode in ("RGB", "L", "P"):
+        output = model(Image.fromarray(make_photo(1)).convert(mode))
+        assert (output.mode, output.size) == ("L", (40, 32))
+
+
+def test_load_takes_the_options_of_translate(home: Path) -> None:
+    for wrong in ("atob", "A2B", "", 3):
+        with pytest.raises(data.UsageError, match="--direction"):
+            train.load("runs/unet", direction=wrong)  # type: ignore[arg-type]
+    model = train.load("runs/unet", device=torch.device("cpu"), dropout="on", norm="batch", tile=64)
+    assert model.loaded.config.test_dropout
+    assert (model.loaded.config.test_norm, model.settings.tile) == ("batch", 64)
+    with pytest.raises(data.UsageError, match=r"--tiel.*did you mean 'tile'"):
+        train.load("runs/unet", tiel=64)
+    with pytest.raises(data.UsageError, match="there is no cpu:1 here"):
+        train.load("runs/unet", device="cpu:1")
+    big = np.arange(12, dtype=">u2").reshape(2, 2, 3)
+    assert np.array_equal(model(big), model(big.astype(np.uint16)))
+
+
+# ---------------------------------------------------------------------------------------- training
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.parametrize(
+    ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
+)
+def test_a_signal_raises_what_python_raises_and_the_run_continues(
+    number: signal.Signals, error: type[BaseException], home: Path, tmp_path: Path
+) -> None:
+    settings = {**TINY, "epochs": 300, "samples_every": 0, "out": tmp_path / "run"}
+    before, steps = signal.getsignal(number), tmp_path / "run" / "steps.jsonl"
+
+    def stop() -> None:
+        while not steps.is_file():
+            time.sleep(0.01)
+        os.kill(os.getpid(), number)
+
+    threading.Thread(target=stop, daemon=True).start()
+    with pytest.raises(error, match=r"stopped by SIGINT|143"):
+        train.fit("corpora/gaussian", **settings)
+    assert signal.getsignal(number) is before
+    run = train.fit("corpora/gaussian", **settings)
+    assert (run.already, run.progress.step) == (False, 300)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+def test_a_second_interrupt_raises_too() -> None:
+    def interrupt(times: int) -> None:
+        with handle_signals("raise"):
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.01)
+
+    interrupt(1)
+    with pytest.raises(KeyboardInterrupt):
+        interrupt(2)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_run_has_as_many_epochs_as_max_steps_take(home: Path, tmp_path: Path) -> None:
+    config = configure({}, {"corpora": "corpora/gaussian", "out": str(tmp_path), "max_steps": 5000})
+    opened = RunData.open(config)
+    assert opened.steps == 5000
+    assert opened.config.epochs * opened.plan.steps_per_epoch >= 5000
+    few = RunData.open(config.model_copy(update={"max_steps": 7}))
+    assert (few.steps, few.config.epochs * few.plan.steps_per_epoch >= 3000) == (7, True)
 
 
 def test_scores_are_those_of_the_command(home: Path, tmp_path: Path) -> None:

@@ -519,8 +519,8 @@ def test_a_run_cut_short_counts_the_epochs_that_it_has(
 ) -> None:
     words = [corpus, "--width", 4, "--batch", 4, "--epochs", 1200, "--no-report", "--threads", 1]
     for steps, described, last in (
-        (4, "4 steps of 4 pair(s), 2 of 1,200 epochs", "epoch 2/2"),
-        (1, "1 steps of 4 pair(s), 1 of 1,200 epochs", "epoch 1/1"),
+        (4, "4 steps of 4 pairs, 2 of 1,200 epochs", "epoch 2/2"),
+        (1, "1 step of 4 pairs, 1 of 1,200 epochs", "epoch 1/1"),
     ):
         assert command(*words, "--max-steps", steps, "--out", tmp_path / f"{steps}") == 0
         messages = capsys.readouterr().err
