@@ -21,6 +21,7 @@ from img2img_data.builds.pairs import BuildSettings
 from img2img_data.core.command_line import Progress, shell_line
 from img2img_data.core.errors import REASONS, UsageError, printable
 from img2img_data.core.files import write_atomically, writing_to
+from img2img_data.core.settings_model import help_of
 from img2img_data.corpus.format import CORPUS_FILE, REJECTED_FILE, SOURCE_ENTRIES
 from img2img_data.corpus.reader import Corpus, Pair, no_split, open_corpus
 from img2img_data.corpus.view import rgb_of, thumbnails
@@ -202,9 +203,10 @@ def _card_texts(card: Card, controls: Controls) -> dict[str, Any]:
     selects = [name for name, _ in controls.selects]
     if "kind" in selects and "kind" in facts:
         drawn.insert(0, ("kind", facts["kind"]))
+    names = dict.fromkeys(filter(None, map(row.get, ("source", "target_source"))))
     return card._asdict() | {
         "key": printable(card.pair.key),
-        "source": printable(str(row.get("source") or card.pair.key)),
+        "source": printable(" | ".join(map(str, names)) or card.pair.key),
         "drawn": drawn,
         "tags": [(name, statistics.text_of(v)) for name, v in statistics.values_of(row, "tags")],
         "picks": [(n, facts[name]) for n, name in enumerate(selects) if name in facts],
@@ -238,4 +240,5 @@ def _render(**content: Any) -> str:
     environment.globals |= {"meanings": REASONS, "defaults": defaults, "degradations": DEGRADATIONS}
     environment.globals["unstated"] = {"command", "pairing", "degradation", *SOURCE_ENTRIES}
     environment.filters |= {"shell": shell_line, "printable": lambda text: printable(str(text))}
+    environment.filters["help"] = help_of
     return environment.get_template("show.html").render(**content)

@@ -12,6 +12,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from command_line import run
+from conftest import write_photos
 from hypothesis import given
 from hypothesis import strategies as st
 from pages import check_self_contained, elements
@@ -207,6 +209,36 @@ def test_nested_parameters_are_shortened(tmp_path: Path) -> None:
     assert ">noise.seed" not in page
     assert "<summary>8 more</summary>" in page
     assert "3.chain.3.jpeg.quality" in page
+
+
+def test_histograms_state_what_is_counted_and_the_unit(tmp_path: Path) -> None:
+    recipe = tmp_path / "r.yaml"
+    recipe.write_text("degradation:\n  - noise: {sigma: [5, 25]}\n  - jpeg: {quality: [30, 90]}\n")
+    photos = write_photos(tmp_path / "photos", 9)
+    run("degrade", photos, tmp_path / "c", "--recipe", recipe, "--jobs", 1)
+    page = write_corpus_page(tmp_path / "c").read_text("utf-8")
+    assert "<h3>noise.sigma <span>gray levels (0 to 255)</span></h3>" in page
+    assert page.count("Bars count all 9 pairs") == 1
+    peaks = re.findall(r'"peak">(.*?)</span>', page)
+    assert all(re.fullmatch(r"1 pair|(?!1 )\d+ pairs", peak) for peak in peaks)
+    assert len(peaks) >= 2
+    assert ": 1 pair" in page
+    command = re.sub("<.*?>", "", page.partition("Built on ")[2].partition("</code>")[0])
+    assert " ".join(command.split()).endswith("img2img-data degrade SOURCE c --recipe RECIPE")
+    assert "1 pairs" not in page
+
+
+def test_a_pair_of_two_files_has_both_names_where_they_differ(tmp_path: Path) -> None:
+    for side in "AB":
+        write_photos(tmp_path / side, 2)
+    (tmp_path / "B/001.jpg").rename(tmp_path / "B/001.x.jpg")
+    words = ["--match", "template", "--template-a", "{id}.jpg", "--template-b", "{id}.x.jpg"]
+    run("combine", tmp_path / "A", tmp_path / "B", tmp_path / "c", *words, "--allow-unpaired")
+    run("combine", tmp_path / "A", tmp_path / "B", tmp_path / "d", "--allow-unpaired")
+    for corpus, names in (("c", "001.jpg | 001.x.jpg"), ("d", "000.jpg")):
+        page = write_corpus_page(tmp_path / corpus).read_text("utf-8")
+        assert re.findall(r'<span class="name">(.*?)</span>', page) == [names]
+        assert "audit-shift" not in page.partition("</code>")[0], "the settings are the defaults"
 
 
 def test_strange_rows_are_shown(tmp_path: Path) -> None:
