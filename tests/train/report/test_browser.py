@@ -388,6 +388,33 @@ def test_200_triples_stay_below_5_mb(browser: Any, tmp_path: Path) -> None:
     opened.page.close()
 
 
+def test_a_phone_shows_all_scores_and_a_desk_all_charts(browser: Any, tmp_path: Path) -> None:
+    from fake_models import write_run
+
+    from img2img_train.evaluation.evaluate import evaluate_run
+    from img2img_train.evaluation.settings import EvaluateSettings
+    from img2img_train.report.page import write_run_report
+
+    corpus, run = write_corpus(tmp_path / "c", {"test": 4}), write_run(tmp_path / "run")
+    evaluate_run(run, corpus, EvaluateSettings(device="cpu"))
+    (saved,) = (run / "evaluation").glob("*.json")
+    content = json.loads(saved.read_text())
+    # Colors that inputs have already have no columns.
+    content["input_scores"] |= {"lab-a": 1, "lab-b": 1}
+    saved.write_text(json.dumps(content))
+    path = write_run_report(run)
+    opened = OpenedPage(browser, path, 500)
+    assert opened.page.locator(".tile").count() == 4
+    table = "(({ scrollWidth, clientWidth }) => scrollWidth <= clientWidth)"
+    assert opened.page.evaluate(f"{table}(document.querySelector('#scores ~ .wide'))")
+    tops = "new Set([...document.querySelectorAll('{}')].map((e) => e.offsetTop)).size"
+    assert opened.page.evaluate(tops.format(".tile")) == 2
+    opened.page.close()
+    opened = OpenedPage(browser, path, 1200)
+    assert opened.page.evaluate(tops.format(".chart")) == 1
+    opened.page.close()
+
+
 def test_report_and_matrix_of_the_trainer(browser: Any, tmp_path: Path) -> None:
     from fake_models import write_run
 
