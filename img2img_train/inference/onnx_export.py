@@ -42,7 +42,7 @@ OPSET: Final = 18
 TOLERANCE: Final = 1
 """Largest difference between ONNX and torch, gray levels."""
 TEST_BATCHES: Final = 6
-TEST_SIDES: Final = (64, 256)
+TEST_SIDES: Final = (64, 128)
 """Bounds of the side of a larger test image, which has the size of the crops in training."""
 MAX_PAGE_PARAMETERS: Final = 15_000_000
 RUNTIME_FILES: Final = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")

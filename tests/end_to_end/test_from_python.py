@@ -543,12 +543,15 @@ def test_load_takes_the_options_of_translate(home: Path) -> None:
 
 # ---------------------------------------------------------------------------------------- training
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.usefixtures("own_handlers")
 @pytest.mark.parametrize(
     ("number", "error"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)]
 )
 def test_a_signal_raises_what_python_raises_and_the_run_continues(
     number: signal.Signals, error: type[BaseException], home: Path, tmp_path: Path
 ) -> None:
+    default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    signal.signal(number, default)  # ignored in the background of a script
     settings = {**TINY, "epochs": 300, "samples_every": 0, "out": tmp_path / "run"}
     before, steps = signal.getsignal(number), tmp_path / "run" / "steps.jsonl"
 
@@ -566,6 +569,7 @@ def test_a_signal_raises_what_python_raises_and_the_run_continues(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
+@pytest.mark.usefixtures("own_handlers")
 def test_a_second_interrupt_raises_too() -> None:
     def interrupt(times: int) -> None:
         with handle_signals("raise"):
@@ -573,6 +577,7 @@ def test_a_second_interrupt_raises_too() -> None:
                 os.kill(os.getpid(), signal.SIGINT)
                 time.sleep(0.01)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     interrupt(1)
     with pytest.raises(KeyboardInterrupt):
         interrupt(2)
