@@ -316,7 +316,6 @@ def _parallel(jobs: int, calls: Iterable[Any]) -> Iterator[Iterable[Any]]:
             return_as="generator_unordered",
             batch_size=1,
             pre_dispatch="6*n_jobs" if jobs > 1 else 1,
-            max_nbytes=None,
         )
         # A signal that arrives meanwhile is handled when the block ends. The results must be
         # registered for closing by then, or loky's threads would outlive the run.

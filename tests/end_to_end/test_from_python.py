@@ -336,6 +336,27 @@ def test_a_script_needs_no_guard_for_its_workers(home: Path, tmp_path: Path) -> 
     assert (done.stdout.count("train 12"), done.stderr) == (1, "")
 
 
+BESIDE_JOBLIB = """
+import threading, time
+import joblib
+import img2img_data as data
+
+calls = [joblib.delayed(time.sleep)(0.1) for _ in range(40)]
+other = threading.Thread(target=joblib.Parallel(n_jobs=2), args=(calls,))
+other.start()
+time.sleep(0.5)
+print(data.build("degrade", "photos", "beside", degradation="bsrgan", jobs=2))
+other.join()
+"""
+
+
+@pytest.mark.slow
+def test_a_build_runs_beside_another_pool_of_joblib(home: Path) -> None:
+    arguments = [sys.executable, "-c", BESIDE_JOBLIB]
+    done = subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=120)
+    assert "train 12" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "settings", "message"),
     [
