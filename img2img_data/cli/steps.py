@@ -235,7 +235,7 @@ def print_after(out: Path, shard: object = None) -> None:
         options = ["--loss" if size else "--preset", loss] if loss else []
         # The default network of pix2pix is made for images of 256 pixels.
         if loss == "pix2pix" and size and (side := min(pairs.parse_size(size))) <= 128:
-            options += ["--net", "unet-64" if side <= 64 else "unet-128"]
+            options += ["--net", "unet" if side < 32 else "unet-64" if side <= 64 else "unet-128"]
         print_next("img2img-train", out, *options, "--out", Path("runs", name))
 
 

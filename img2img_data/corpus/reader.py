@@ -317,8 +317,10 @@ def iter_pairs(corpus: Corpus, split: str) -> Iterator[Pair]:
     else:
         for domain, paths in zip("AB", corpus.domains[split], strict=True):
             for path in paths:
-                row = {"domain": domain, "source": path.name}
-                yield Pair(path.stem, split, path, path, row)
+                # Below the folder of the domain, so that images in its folders differ.
+                name = Path(*path.relative_to(corpus.root).parts[1:])
+                row = {"domain": domain, "source": name.as_posix()}
+                yield Pair(name.with_suffix("").as_posix(), split, path, path, row)
 
 
 def _open_layout(root: Path, name: str) -> Corpus:

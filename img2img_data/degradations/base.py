@@ -22,7 +22,7 @@ from typing import Any, ClassVar, Final, Literal, Self
 import numpy as np
 from pydantic import ConfigDict, Field
 
-from img2img_data.core.errors import UsageError
+from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.degradations.samples import FloatImage, Image, from_unit, to_unit
 
@@ -229,8 +229,8 @@ class Degradation(FrozenModel):
     is faster or more exact on integers, or draws other parameters, overrides ``apply`` and
     ``draw``.
 
-    A degradation is a function too, and so a transform of other libraries. Workers that load images
-    need a function at the top of a module, not a lambda::
+    A degradation is a function too, and so a transform of other libraries: in a function at the top
+    of a module, not a lambda, so that DataLoader workers can pickle it::
 
         def degraded(image, **about):
             return degrade(image, seed=None)[0]
@@ -260,18 +260,24 @@ class Degradation(FrozenModel):
         draw equal parameters, as the default does in each call; None draws others in each. Raises
         UsageError for an array of other axes, types or values.
         """
-        pixels, mode = np.asarray(image), getattr(image, "mode", None)
+        mode = getattr(image, "mode", None)
         hint = "give H x W or H x W x C, uint8, uint16 or float32 in [0, 1]"
         if isinstance(mode, str) and mode not in _MODES:
             raise UsageError("image", None, f"has mode {mode}", "convert it to L or RGB")
+        try:
+            pixels = np.asarray(image)
+        except (RuntimeError, TypeError, ValueError) as error:
+            why = f"cannot become an array: {printable(str(error)).rstrip('.')}"
+            raise UsageError("image", None, why, hint) from None
         if pixels.ndim not in (2, 3) or pixels.dtype not in (np.uint8, np.uint16, np.float32):
             why = f"has {pixels.ndim} axes of {pixels.dtype}"
             raise UsageError("image", None, why, hint)
         if not pixels.size or pixels.shape[2:] not in {(), (1,), (2,), (3,), (4,)}:
             raise UsageError("image", None, f"is {' x '.join(map(str, pixels.shape))}", hint)
-        # Not 1: samples may overshoot, as those of a sharpened image do.
-        if pixels.dtype == np.float32 and pixels.max() > 2:
-            raise UsageError("image", None, f"has values up to {pixels.max():g}", hint)
+        low, high = float(pixels.min()), float(pixels.max())
+        # Not 0 and 1: samples may overshoot, as those of a sharpened image do. NaN fails too.
+        if pixels.dtype == np.float32 and not (low >= -0.5 and high <= 2):
+            raise UsageError("image", None, f"has values from {low:g} to {high:g}", hint)
         if seed is not None and seed < 0:
             raise UsageError("seed", str(seed), "is negative", "give a whole number, or None")
         rng = np.random.default_rng() if seed is None else generator(seed)

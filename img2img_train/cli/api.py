@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from img2img_data.core.command_line import Display
+from img2img_data.core.errors import UsageError
 from img2img_data.core.settings_model import build_model
 from img2img_data.corpus.reader import open_corpus
 from img2img_train.cli.fit_commands import with_start
@@ -77,8 +78,12 @@ def evaluate(
     settings = {"split": split, "batch": batch, "metrics": metrics, "baselines": baselines}
     options, opened = build_model(EvaluateSettings, settings), open_corpus(corpus)
     loaded = (model if isinstance(model, Model) else load(model)).loaded
+    if lpips is not None and (isinstance(lpips, str) or len(lpips) != 2):
+        raise UsageError(
+            "option", "lpips", "is not two files", "give that of the network, of heads"
+        )
     weights = (Path(lpips[0]), Path(lpips[1])) if lpips else None
-    networks = load_perceptual_networks(weights, Path(fid) if fid else None, loaded.device.type)
+    networks = load_perceptual_networks(weights, Path(fid) if fid else None, str(loaded.device))
     path = loaded.path.resolve()
     run = path.parents[1] if path.parent.name == "checkpoints" else path
     names = run.name, opened.root.resolve().name

@@ -201,7 +201,7 @@ def _score(config: RunConfig, result: FitResult, display: Display) -> list[str]:
             held_out = split or config.split
             on = ("--on", choice.path, "--split", held_out, "--fid", "WEIGHTS")
             by_fid = shell_line("img2img-train", "evaluate", folder.root, *on)
-            lines.append(f"not scored on '{name}': it is unpaired; '{by_fid}' compares sets")
+            lines.append(f"not scored on '{name}': it is unpaired; to score it by FID: {by_fid}")
             continue
         if split is None:
             hint = "build it with --split train=0.8,val=0.1,test=0.1"

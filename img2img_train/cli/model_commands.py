@@ -88,11 +88,11 @@ def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
       img2img-train evaluate runs/l2 --images results/nafnet --on corpora/gaussian
 
     PSNR, SSIM, MS-SSIM, MAE and the overlap of colors in Lab: per image, per tag, and as means with
-    95 % intervals. Of unpaired corpora FID and colors of the outputs, as a set, against those of
-    the other domain. LPIPS and FID need weights that you supply; nothing is downloaded, and no code
-    in them is run. NETWORK is alexnet-owt-7be5be79.pth or vgg16-397923af.pth, HEADS alex.pth or
-    vgg.pth of the package lpips (a saved lpips.LPIPS may be given as both); WEIGHTS is
-    pt_inception-2015-12-05-6726825d.pth.
+    95 % intervals. On unpaired corpora all outputs are compared, as a set, with the images of the
+    other domain, by FID and colors. LPIPS and FID need weights that you supply; nothing is
+    downloaded, and no code in them is run. NETWORK is alexnet-owt-7be5be79.pth or
+    vgg16-397923af.pth, HEADS alex.pth or vgg.pth of the package lpips (a saved lpips.LPIPS may be
+    given as both); WEIGHTS is pt_inception-2015-12-05-6726825d.pth.
     """
     with frozen_imports():
         from img2img_train.evaluation.evaluate import evaluate_matrix, parse_limits, shortfalls

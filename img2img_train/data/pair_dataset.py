@@ -59,7 +59,7 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
         """Yield the batches of an epoch, as ``fit`` sees them; they depend on seed and epoch.
 
         Tensors are N x C x H x W in channels-last memory. Pairs that fill no batch are left out,
-        unless there are fewer than one holds. ``workers`` processes read ahead.
+        unless the corpus has fewer pairs than a batch. ``workers`` processes read ahead.
         """
         steps = loader.StepDataset(self.plan, self.images.for_training(), self.images)
         count = self.plan.steps_per_epoch

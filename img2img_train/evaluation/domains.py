@@ -6,8 +6,7 @@ baselines are the inputs as they are, and their colors transferred to those of t
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from itertools import groupby, islice
 from typing import Final, NamedTuple
 
@@ -15,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from img2img_data.core.errors import CorpusError, printable
-from img2img_data.corpus.reader import Corpus, Pair, no_split
+from img2img_data.corpus.reader import Corpus, Pair, iter_pairs, no_split
 from img2img_data.images.color import lab_to_rgb, rgb_to_lab
 from img2img_data.images.pixels import Pixels
 from img2img_train.data.loader import spread_out
@@ -29,13 +28,12 @@ from img2img_train.evaluation.score import (
     Scoring,
 )
 from img2img_train.metrics.bootstrap import Interval
-from img2img_train.metrics.color_overlap import intersection, lab_histogram
-from img2img_train.metrics.fid import Gaussian, Inception, frechet_distance
-from img2img_train.metrics.perceptual import note_on_few_images
-from img2img_train.metrics.registry import COLOR_METRICS, METRICS
+from img2img_train.metrics.image_sets import SetStatistics
+from img2img_train.metrics.perceptual import PerceptualNetworks, note_on_few_images
+from img2img_train.metrics.registry import METRICS
 from img2img_train.runs.model import cudnn_settings
 
-OUTPUT: Final = "output"
+OUTPUT, TARGET = "output", "target"
 COLOR_TRANSFER: Final = "color-transfer"
 DEFINITION: Final = (
     "the input with the mean and the deviation of L, a and b of the other domain (Reinhard et al. "
@@ -50,14 +48,21 @@ class Colors(NamedTuple):
     deviation: NDArray[np.float64]
 
 
-def images_of(corpus: Corpus, split: str) -> list[Pair]:
-    """Return the images of A, then those of B, each as a pair with itself; UsageError if there is
-    no such split.
+def images_of(corpus: Corpus, split: str, networks: PerceptualNetworks) -> list[Pair]:
+    """Return the images of A, then those of B, each as a pair with itself.
+
+    Raises UsageError if there is no such split, CorpusError without the network of FID, or with
+    fewer than two images in a domain.
     """
     if split not in corpus.domains:
         raise no_split(corpus, split)
-    paths = (path for side in corpus.domains[split] for path in side)
-    return [Pair(path.stem, split, path, path) for path in paths]
+    if networks.inception is None:
+        hint = "give --fid WEIGHTS, the Inception weights of pytorch-fid"
+        raise CorpusError("corpus", corpus.root, "is unpaired, so only FID scores it", hint)
+    if min(map(len, corpus.domains[split])) < 2:
+        why = f"has fewer than two images in a domain of split '{printable(split)}'"
+        raise CorpusError("corpus", corpus.root, why, "FID needs at least two")
+    return sorted(iter_pairs(corpus, split), key=lambda image: str(image.row["domain"]))
 
 
 def evaluate_domains(
@@ -65,30 +70,21 @@ def evaluate_domains(
 ) -> Evaluation:
     """Return the scores of a model that maps one domain of an unpaired corpus to the other.
 
-    ``images`` are those of ``images_of``. Raises CorpusError without the network of FID, or with
-    fewer than two images in a domain.
+    ``images`` are those of ``images_of``.
     """
-    split, inception = images[0].split, scoring.perceptual.inception
-    if inception is None:
-        hint = "give --fid WEIGHTS, the Inception weights of pytorch-fid"
-        raise CorpusError("corpus", corpus.root, "is unpaired, so only FID scores it", hint)
+    split, swapped = images[0].split, scoring.swapped
     count = len(corpus.domains[split][0])
-    sides = (
-        (images[count:], images[:count]) if scoring.swapped else (images[:count], images[count:])
-    )
-    least = min(map(len, sides))
-    if least < 2:
-        why = f"has fewer than two images in a domain of split '{printable(split)}'"
-        raise CorpusError("corpus", corpus.root, why, "FID needs at least two")
-    notes, colors = note_on_few_images(least), _colors_of_domain(corpus, split, scoring.swapped)
-    if colors is None:
-        why = "it is fitted on another split, and the corpus has no other"
-        notes = [*notes, f"no baseline {COLOR_TRANSFER}: {why}"]
-    with cudnn_settings():
-        *sets, target = _image_sets(model, corpus, sides, colors, scoring, inception)
-    # The names of a set without color transfer are those before it.
-    names = OUTPUT, INPUT, COLOR_TRANSFER
-    scores = {name: found.scores(target) for name, found in zip(names, sets, strict=False)}
+    sides = images[:count], images[count:]
+    sources, targets = sides[::-1] if swapped else sides
+    colors, notes = None, note_on_few_images(min(len(sources), len(targets)))
+    if scoring.color_transfer and (colors := _colors_of_domain(corpus, split, swapped)) is None:
+        why = "it is fitted on another split, and no other has images of that domain"
+        notes.append(f"no baseline {COLOR_TRANSFER}: {why}")
+    if scoring.by or scoring.metrics or scoring.perceptual.lpips:
+        notes.append("without pairs there are no scores of single images: no LPIPS, metrics, tags")
+    sets = _statistics(model, corpus, sources, targets, colors, scoring)
+    target = sets.pop(TARGET)
+    scores = {name: found.scores(target) for name, found in sets.items()}
     own = scores.pop(OUTPUT)
     # FID has no interval (see `score`).
     none: dict[str, Interval] = dict.fromkeys(own)
@@ -98,8 +94,8 @@ def evaluate_domains(
     }
     over_input = against.pop(INPUT)
     return Evaluation(
-        images=len(sides[0]),
-        groups=len(sides[0]),
+        images=len(sources),
+        groups=len(sources),
         scores=own,
         input_scores=over_input.scores,
         gain=over_input.gain,
@@ -114,29 +110,48 @@ def evaluate_domains(
     )
 
 
-def _image_sets(
+@cudnn_settings()
+def _statistics(
     model: AnyModel,
     corpus: Corpus,
-    sides: tuple[Sequence[Pair], Sequence[Pair]],
+    sources: Sequence[Pair],
+    targets: Sequence[Pair],
     colors: Colors | None,
     scoring: Scoring,
-    inception: Inception,
-) -> list[_SetStatistics]:
-    """Return the sets of outputs, of inputs, of inputs with other ``colors``, and of targets."""
-    sets, done = [_SetStatistics(inception) for _ in range(3 if colors is None else 4)], 0
-    for pairs, inputs in _batches(corpus, sides[0], scoring.batch):
-        parts = [model(pairs, inputs) if callable(model) else model.restore(inputs), inputs]
-        if colors is not None:
-            parts.append(np.stack([transfer_colors(image, colors) for image in inputs]))
-        for images, part in zip(sets, parts, strict=False):
-            images.add(part)
-        done += len(pairs)
-        scoring.progress(done)
-    for pairs, targets in _batches(corpus, sides[1], scoring.batch):
-        sets[-1].add(targets)
-        done += len(pairs)
-        scoring.progress(done)
-    return sets
+) -> dict[str, SetStatistics]:
+    """Return the statistics of outputs, of inputs, of inputs with other ``colors``, of targets."""
+
+    def restored(pairs: Sequence[Pair], batch: Pixels) -> Pixels:
+        return model(pairs, batch) if callable(model) else model.restore(batch)
+
+    def transferred(pairs: Sequence[Pair], batch: Pixels) -> Pixels:
+        assert colors is not None
+        return np.stack([transfer_colors(image, colors) for image in batch])
+
+    passes: dict[str, tuple[Sequence[Pair], Callable[[Sequence[Pair], Pixels], Pixels]]] = {
+        OUTPUT: (sources, restored),
+        INPUT: (sources, lambda pairs, batch: batch),
+        **({COLOR_TRANSFER: (sources, transferred)} if colors is not None else {}),
+        TARGET: (targets, lambda pairs, batch: batch),
+    }
+    # All but the outputs are the same for every model.
+    known = {
+        n: scoring.sets[n, scoring.swapped] for n in passes if (n, scoring.swapped) in scoring.sets
+    }
+    left = sum(len(images) for name, (images, _) in passes.items() if name not in known)
+    inception, done = scoring.perceptual.inception, 0
+    assert inception is not None  # `images_of` sees to it
+    for name, (images, change) in passes.items():
+        if name in known:
+            continue
+        known[name] = SetStatistics(inception)
+        for pairs, batch in _batches(corpus, images, scoring.batch):
+            known[name].add(change(pairs, batch))
+            done += len(pairs)
+            scoring.progress(done * (len(sources) + len(targets)) // left)
+        if name != OUTPUT:
+            scoring.sets[name, scoring.swapped] = known[name]
+    return {name: known[name] for name in passes}
 
 
 def transfer_colors(image: Pixels, colors: Colors) -> Pixels:
@@ -145,23 +160,23 @@ def transfer_colors(image: Pixels, colors: Colors) -> Pixels:
     Reinhard, Ashikhmin, Gooch, Shirley (2001), "Color Transfer between Images", equations 10 and
     11, in CIE Lab in place of l-alpha-beta.
     """
-    lab, own = rgb_to_lab(image), _colors_of(image)
+    lab = rgb_to_lab(image)
+    own = _colors_of(lab)
     scale = colors.deviation / np.maximum(own.deviation, 1e-6)
     moved = (lab - own.mean) * scale + colors.mean
     return lab_to_rgb(np.asarray(np.clip(np.rint(moved), 0, np.iinfo(lab.dtype).max), lab.dtype))
 
 
-def _colors_of(image: Pixels) -> Colors:
-    lab = rgb_to_lab(image)
+def _colors_of(lab: Pixels) -> Colors:
     return Colors(lab.mean(axis=(0, 1)), lab.std(axis=(0, 1)))
 
 
 def _colors_of_domain(corpus: Corpus, split: str, swapped: bool) -> Colors | None:
     """Return the mean colors of the target domain in a split other than ``split``, if any."""
-    sides = (sides for name, sides in corpus.domains.items() if name != split)
-    paths = next((sides[0 if swapped else 1] for sides in sides), ())
+    domains = (sides[0 if swapped else 1] for n, sides in corpus.domains.items() if n != split)
+    paths = next(filter(None, domains), ())
     chosen = [paths[index] for index in spread_out(len(paths), FIT_IMAGES)]
-    found = [_colors_of(corpus.read_image(path, exact=True)) for path in chosen]
+    found = [_colors_of(rgb_to_lab(corpus.read_image(path, exact=True))) for path in chosen]
     return Colors(*np.mean(found, axis=0)) if found else None
 
 
@@ -175,23 +190,3 @@ def _batches(
         while held := list(islice(same, room)):
             pairs, batch = zip(*held, strict=True)
             yield list(pairs), np.stack(batch)
-
-
-@dataclass(slots=True)
-class _SetStatistics:
-    """Colors and Inception features of a set of images, accumulated over batches."""
-
-    inception: Inception
-    features: Gaussian = field(default_factory=Gaussian)
-    histograms: NDArray[np.float64] = field(default_factory=lambda: np.zeros((3, 256)))
-
-    def add(self, images: Pixels) -> None:
-        """Add N x H x W x 3 RGB."""
-        self.features.update(self.inception.features(images))
-        self.histograms = self.histograms + np.sum([*map(lab_histogram, images)], axis=0)
-
-    def scores(self, other: _SetStatistics) -> dict[str, float]:
-        """Return the scores of this set against another one, by metric."""
-        shares = (each.histograms / each.features.count for each in (self, other))
-        overlaps = dict(zip(COLOR_METRICS, intersection(*shares).tolist(), strict=True))
-        return overlaps | {"fid": frechet_distance(self.features, other.features)}

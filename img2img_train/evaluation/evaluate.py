@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -27,7 +27,7 @@ from img2img_data.images.pixels import Pixels, ReadPolicy
 from img2img_train.data.checks import check_no_alpha
 from img2img_train.data.deconvolution import stated_degradation
 from img2img_train.evaluation import domains, score
-from img2img_train.evaluation.baselines import FittedBaselines, fit_baselines
+from img2img_train.evaluation.baselines import fit_baselines
 from img2img_train.evaluation.by_tag import attributes_of, check_tags
 from img2img_train.evaluation.results import Matrix, images_csv, protocol
 from img2img_train.evaluation.score import NO_NETWORKS, Evaluation, ImageScores, Scoring
@@ -58,25 +58,24 @@ def evaluate_matrix(
     """
     runs, corpora = list(dict.fromkeys((*runs, *folders))), list(dict.fromkeys(corpora))
     run_names, corpus_names = short_names(runs), short_names(corpora)
-    common = _scoring(settings, perceptual=perceptual)
     opened = [open_corpus(path) for path in corpora]
-    work = [(corpus, _pairs(corpus, settings.split)) for corpus in opened]
+    work = [(corpus, _pairs(corpus, settings.split, perceptual)) for corpus in opened]
     if settings.by:
         known = [attributes_of(pair.row) for _, pairs in work for pair in pairs]
         check_tags(settings.by, known)
     # Once for all runs.
-    fitted = [_baselines(corpus, settings) for corpus in opened]
+    fitted = [_scoring(corpus, settings, perceptual) for corpus in opened]
     total, done = len(runs) * sum(len(pairs) for _, pairs in work), 0
     evaluations, outputs = list[Evaluation](), {folder: outputs_in(folder) for folder in folders}
     # Shared evenly, so that the page of a large matrix does not grow.
     each, room = (most // (len(runs) * len(corpora)) for most in (gallery, GALLERY_BYTES))
     for run, run_name in zip(runs, run_names, strict=True):
         model: score.AnyModel = outputs.get(run) or _load(run, settings)
-        for (corpus, pairs), name, baselines in zip(work, corpus_names, fitted, strict=True):
+        for (corpus, pairs), name, scoring in zip(work, corpus_names, fitted, strict=True):
             both = (run_name, name)
             count = _counter(progress, done, total, both)
-            scoring = replace(common, names=both, progress=count, baselines=baselines)
-            evaluations.append(_evaluate(model, corpus, pairs, scoring, each, room))
+            named = replace(scoring, names=both, progress=count)
+            evaluations.append(_evaluate(model, corpus, pairs, named, each, room))
             done += len(pairs)
     names = tuple(run_names), tuple(corpus_names)
     return Matrix(*names, settings.split, tuple(evaluations), perceptual.files)
@@ -102,8 +101,7 @@ def evaluate_run(
     names = model.config.title, short_names(list(dict.fromkeys(known)))[0]
     pairs = _pairs(opened, settings.split)
     count = _counter(progress, 0, len(pairs), names)
-    baselines = _baselines(opened, settings)
-    scoring = _scoring(settings, names=names, progress=count, baselines=baselines)
+    scoring = replace(_scoring(opened, settings), names=names, progress=count)
     scored = _evaluate(model, opened, pairs, scoring, gallery)
     stem = f"{_file_name(names[1])}-{_file_name(settings.split)}"
     write_atomically(run / "evaluation" / f"{stem}.csv", images_csv([scored]))
@@ -133,24 +131,31 @@ def evaluate_loaded(
 
     Raises as ``evaluate_matrix``.
     """
-    pairs = _pairs(corpus, settings.split)
-    baselines = _baselines(corpus, settings)
-    scoring = _scoring(settings, names=names, baselines=baselines, perceptual=perceptual)
+    pairs = _pairs(corpus, settings.split, perceptual)
+    scoring = replace(_scoring(corpus, settings, perceptual), names=names)
     return _evaluate(model, corpus, pairs, scoring, gallery=0)
 
 
-def _baselines(corpus: Corpus, settings: EvaluateSettings) -> FittedBaselines:
-    read = partial(score.read_pair, corpus)
-    return fit_baselines(settings.baselines, corpus, settings.split, read)
-
-
-def _scoring(settings: EvaluateSettings, **more: Any) -> Scoring:
+def _scoring(
+    corpus: Corpus, settings: EvaluateSettings, perceptual: PerceptualNetworks = NO_NETWORKS
+) -> Scoring:
     metrics = tuple(names_in(settings.metrics))
     for name in metrics:
         if name not in IMAGE_METRICS:
             hint = did_you_mean(name, IMAGE_METRICS)
             raise UsageError("option", "--metrics", f"knows no '{name}'", hint)
-    return Scoring(batch=settings.batch, by=settings.by, metrics=metrics, **more)
+    baselines, read = score.NO_BASELINES, partial(score.read_pair, corpus)
+    if corpus.kind == "paired":
+        baselines = fit_baselines(settings.baselines, corpus, settings.split, read)
+    return Scoring(
+        batch=settings.batch,
+        swapped=settings.direction == "BtoA",
+        by=settings.by,
+        metrics=metrics,
+        baselines=baselines,
+        perceptual=perceptual,
+        color_transfer=settings.baselines != "none",
+    )
 
 
 def _evaluate(
@@ -166,16 +171,20 @@ def _evaluate(
     """
     test_time: dict[str, bool | str] = {}
     notes: tuple[str, ...] = ()
+    swapped = scoring.swapped
     if isinstance(model, LoadedModel):
         config, notes = model.config, model.notes
+        swapped = config.direction == "BtoA"
         test_time = {"dropout": config.test_dropout, "norm": config.test_norm}
         if config.input != "plain":
             test_time["input"] = config.input
             if stated_degradation(corpus) is None:
                 notes += (f"the corpus names no blur, so --input {config.input} changed nothing",)
-        if config.direction == "BtoA":
-            # The baselines undo the degradation of the input, which is the target here.
-            scoring = replace(scoring, swapped=True, baselines=score.NO_BASELINES)
+    scoring = replace(scoring, swapped=swapped)
+    if swapped:
+        # The baselines undo the degradation of the input, which is the target here.
+        scoring = replace(scoring, baselines=score.NO_BASELINES)
+        test_time["direction"] = "BtoA"
     if corpus.kind == "unpaired":
         scored = domains.evaluate_domains(model, corpus, pairs, scoring)
         return replace(scored, test_time=test_time, notes=(*notes, *scored.notes))
@@ -257,10 +266,12 @@ def _counter(
     return lambda done: progress(before + done, total, " on ".join(names)) if progress else None
 
 
-def _pairs(corpus: Corpus, split: str) -> Sequence[Pair]:
+def _pairs(
+    corpus: Corpus, split: str, perceptual: PerceptualNetworks = NO_NETWORKS
+) -> Sequence[Pair]:
     check_no_alpha(corpus)
     if corpus.kind == "unpaired":
-        return domains.images_of(corpus, split)
+        return domains.images_of(corpus, split, perceptual)
     if not (pairs := corpus.pairs(split)):
         raise CorpusError("corpus", corpus.root, f"has no pairs in split '{split}'")
     return pairs
@@ -297,10 +308,13 @@ def shortfalls(matrix: Matrix, limits: Mapping[str, float]) -> list[str]:
     lines = []
     for evaluation in matrix.evaluations:
         for name, limit in limits.items():
-            metric, mean = METRICS[name], evaluation.scores.get(name, math.nan)
+            metric, where = METRICS[name], f"{evaluation.run} on {evaluation.corpus}"
+            if name not in evaluation.scores:
+                lines.append(f"{where}: no {metric.label}, which needs pairs")
+                continue
+            mean = evaluation.scores[name]
             # Written so that a NaN falls short too.
             if not metric.gain(mean, limit) >= 0:
-                where = f"{evaluation.run} on {evaluation.corpus}"
                 result = f"{metric.label} {mean:.{metric.digits}f} is worse than {limit:g}"
                 lines.append(f"{where}: {result} ({metric.better} is better)")
     return lines

@@ -113,7 +113,7 @@ def images_csv(evaluations: Sequence[Evaluation]) -> bytes:
             for baseline, scores in image.baseline_scores.items():
                 row |= {f"{name}_{baseline}": score for name, score in scores.items()}
             rows.append(row | {f"tag {name}": text for name, text in image.attributes.items()})
-    return _to_csv(rows)
+    return _to_csv(rows, ("run", "corpus", "split", "key", "group", "source"))
 
 
 def _mean_columns(part: MeanScores) -> dict[str, object]:

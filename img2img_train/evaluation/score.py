@@ -30,6 +30,7 @@ from img2img_train.evaluation.by_tag import Attributes, attributes_of, choose_ta
 from img2img_train.metrics.bootstrap import LEAST_GROUPS, Interval, bootstrap_interval
 from img2img_train.metrics.color_overlap import ColorHistograms, Histograms, lab_histogram
 from img2img_train.metrics.image import PSNR_CAP
+from img2img_train.metrics.image_sets import SetStatistics
 from img2img_train.metrics.perceptual import PerceptualNetworks, PerceptualScores, ScorePair
 from img2img_train.metrics.registry import IMAGE_METRICS, METRICS, image_scores
 from img2img_train.report.gallery import GalleryItem
@@ -42,7 +43,7 @@ KEPT_BYTES: Final = 1 << 28
 NO_NETWORKS: Final = PerceptualNetworks()
 INPUT: Final = "input"
 """Name of the input baseline."""
-CHANGED: Final = "the PSNR says how little the model changes them"
+CHANGED: Final = "the PSNR says how far the model changes them"
 NO_BASELINES: Final = FittedBaselines()
 
 OutputsOfPairs: TypeAlias = Callable[[Sequence[Pair], Pixels], Pixels]
@@ -61,7 +62,8 @@ class Scoring:
     restorations that are scored too, by image metrics. ``perceptual``: networks that score too.
     ``names`` are those of the run and the corpus; ``progress`` is called with the number of pairs
     done. ``kept``: outputs by the files of a pair; the model's are added up to KEPT_BYTES and not
-    restored again.
+    restored again. Without pairs: ``color_transfer`` is a baseline too, ``sets`` has the statistics
+    of sets that are the same for all models, by their name and ``swapped``, and is filled.
     """
 
     batch: int = 64
@@ -73,6 +75,8 @@ class Scoring:
     names: tuple[str, str] = ("model", "corpus")
     progress: Callable[[int], None] = lambda done: None
     kept: Kept | None = None
+    color_transfer: bool = True
+    sets: dict[tuple[str, bool], SetStatistics] = field(default_factory=dict)
 
 
 class RestoredPair(NamedTuple):
@@ -116,8 +120,8 @@ class MeanScores:
 
     ``groups`` counts the groups of images. An interval is None below four groups, and for FID.
     ``baselines`` are those beside the input. ``best_baseline`` is the name of the one with the
-    highest mean PSNR, or "input". It is chosen on the images that are scored, so the choice favors
-    the baseline, never the model.
+    highest mean PSNR, or the lowest FID where there are no pairs, or "input". It is chosen on the
+    images that are scored, so the choice favors the baseline, never the model.
     """
 
     images: int
@@ -213,11 +217,10 @@ def describe_gain(
     """
     fails = f"does not beat {baseline}"
     low, high = interval or (gain, gain)
-    span = f"95 % interval {low:+.2f} to {high:+.2f}"
-    if interval is None:
-        photos = f"{groups:,} photo{'s' * (groups != 1)}"
-        span = f"no interval: {photos}, fewer than {LEAST_GROUPS}"
-        span = span if groups < LEAST_GROUPS else "no interval"
+    few = f": {groups:,} photo{'s' * (groups != 1)}, fewer than {LEAST_GROUPS}"
+    span = f"no interval{few if unit == 'dB' else ''}"
+    if interval is not None:
+        span = f"95 % interval {low:+.2f} to {high:+.2f}"
     if low > 0:
         return f"beats {baseline} by {gain:.2f} {unit} ({span})"
     if high < 0:

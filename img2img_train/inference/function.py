@@ -72,7 +72,7 @@ class Model:
         try:
             pixels = np.asarray(image)
         except (RuntimeError, TypeError, ValueError) as error:
-            why = f"cannot become an array: {printable(str(error))}"
+            why = f"cannot become an array: {printable(str(error)).rstrip('.')}"
             raise UsageError("image", None, why, "give H x W x C, uint8 or uint16") from None
         if pixels.ndim == 4 and len(pixels):
             return np.stack([self(one) for one in pixels])

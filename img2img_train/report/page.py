@@ -34,6 +34,11 @@ from img2img_train.runs.folder import (
 )
 
 BROWSER_SIDE: Final = 256
+UNSCORED: Final = (
+    "No scores: fit scores a model when training ends, on pairs in a split test or val, unless "
+    "--no-report is given. 'img2img-train evaluate' scores it on other pairs, and on unpaired "
+    "images by FID."
+)
 SAME_COLORS: Final = 0.9
 """Overlap of the colors of inputs and targets from which a task does not change colors."""
 
@@ -61,7 +66,7 @@ def write_run_report(run: Path, out: Path | None = None) -> Path:
         "charts": build_charts({"": run}),
         "samples": build_samples(run, config.objective.sample_columns),
         "paired": config.objective.paired,
-        "unscored": "" if evaluations else _why_unscored(config, content["data"], content["log"]),
+        "unscored": UNSCORED,
         **_settings(config),
     }
     return write_page(out, render("run.html", content))
@@ -133,11 +138,9 @@ def render_browser_page(title: str, about: str, runtime: bytes, wasm: bytes, mod
 def _read_run(run: Path, page: Path) -> dict[str, Any]:
     """Return what pages show of a run. No clock is read, so equal folders give equal pages."""
     folder = RunFolder(run)
-    saved = read_page(folder.config)
     return {
         "evaluations": list(read_evaluations(run)),
-        "versions": saved.get("versions", {}),
-        "data": saved.get("data", {}),
+        "versions": read_page(folder.config).get("versions", {}),
         "log": read_log(run),
         "sessions": read_sessions(run),
         "seconds": sum(row["seconds"] for row in read_timing(run)),
@@ -147,22 +150,6 @@ def _read_run(run: Path, page: Path) -> dict[str, Any]:
             for path in sorted(folder.checkpoints.glob("*.safetensors"))
         ],
     }
-
-
-def _why_unscored(
-    config: RunConfig, data: Mapping[str, Any], log: Sequence[Mapping[str, Any]]
-) -> str:
-    """Return why a run has no scores, and what to do."""
-    if not log or log[-1]["step"] < data.get("steps", 0):
-        return "No scores yet: fit scores the model on split test or val when training ends."
-    evaluate = "'img2img-train evaluate RUN --on CORPUS' scores it on any corpus of pairs"
-    if not config.objective.paired:
-        fid = "'img2img-train evaluate RUN --on CORPUS --fid WEIGHTS' compares sets of images"
-        return f"No scores: unpaired images have no targets. Look at the samples; {fid}."
-    if "held_out" not in data:
-        why = f"no corpus has a split test or {config.validation_split}"
-        return f"No scores: {why}. Build one with --split train=0.8,val=0.1,test=0.1; {evaluate}."
-    return f"No scores: fit ran with --no-report; {evaluate}."
 
 
 def _settings(config: RunConfig) -> dict[str, Any]:

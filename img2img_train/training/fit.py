@@ -42,6 +42,8 @@ class FitResult:
     def __fspath__(self) -> str:
         return str(self.folder.root)
 
+    __str__ = __fspath__
+
     def __repr__(self) -> str:
         p, root, more = self.progress, printable(str(self.folder.root)), ""
         if p.best_psnr is not None:

@@ -37,7 +37,7 @@ from img2img_train.cli.main import main
 from img2img_train.config import configure
 from img2img_train.objectives.base import Batch
 from img2img_train.training.setup import RunData
-from img2img_train.training.signals import handle_signals
+from img2img_train.training.signals import StopSignal, handle_signals
 from img2img_train.training.step import TrainStep
 
 ROOT = Path(__file__).parents[2]
@@ -258,6 +258,9 @@ NO_IMAGES = {
     "text": "photo.jpg",
     "channels first": np.zeros((3, 64, 48), np.float32),
     "255 as float": np.full((8, 8, 3), 200, np.float32),
+    "-1 to 1": np.linspace(-1, 1, 192, dtype=np.float32).reshape(8, 8, 3),
+    "not a number": np.full((8, 8, 3), np.nan, np.float32),
+    "with a gradient": torch.zeros(8, 8, 3, requires_grad=True),
     "empty": np.zeros((0, 8, 3), np.uint8),
     "palette": Image.new("P", (8, 8)),
     "inks": Image.new("CMYK", (8, 8)),
@@ -579,7 +582,8 @@ def test_a_signal_raises_what_python_raises_and_the_run_continues(
     def stop() -> None:
         while not steps.is_file():
             time.sleep(0.01)
-        os.kill(os.getpid(), number)
+        if isinstance(signal.getsignal(number), StopSignal):  # else the run is over
+            os.kill(os.getpid(), number)
 
     threading.Thread(target=stop, daemon=True).start()
     with pytest.raises(error, match=r"stopped by SIGINT|143"):

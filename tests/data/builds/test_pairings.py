@@ -156,7 +156,9 @@ def test_the_suggested_preset_fits_the_pairs(
 
 
 @pytest.mark.parametrize("command", ["edges", "unpaired"])
-@pytest.mark.parametrize("sizes", ["", "size=32", "size=64", "size=65x130", "size=96", "size=128"])
+@pytest.mark.parametrize(
+    "sizes", ["", "size=24", "size=32", "size=64", "size=65x130", "size=96", "size=128"]
+)
 def test_the_suggested_command_trains_on_images_of_any_size(
     sizes: str, command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ from img2img_train.evaluation.domains import (  # noqa: E402
     images_of,
     transfer_colors,
 )
+from img2img_train.evaluation.evaluate import outputs_in  # noqa: E402
 from img2img_train.evaluation.score import Evaluation, Scoring  # noqa: E402
 from img2img_train.metrics.perceptual import load_perceptual_networks  # noqa: E402
 from img2img_train.metrics.registry import COLOR_METRICS  # noqa: E402
@@ -59,7 +62,7 @@ def score(model: Any, corpus: Path, weights: Path, split: str = "test", **more: 
     opened = open_corpus(corpus)
     networks = load_perceptual_networks(None, weights, "cpu")
     scoring = Scoring(perceptual=networks, **more)
-    return evaluate_domains(model, opened, images_of(opened, split), scoring)
+    return evaluate_domains(model, opened, images_of(opened, split, networks), scoring)
 
 
 def test_the_input_has_no_gain_over_itself(domains: Path, tmp_path: Path) -> None:
@@ -87,12 +90,65 @@ def test_images_of_the_other_domain_have_a_distance_of_zero(domains: Path, tmp_p
 
 
 def test_directions_swap_the_domains(domains: Path, tmp_path: Path) -> None:
+    small = {
+        "net": "unet",
+        "width": 2,
+        "discriminator": "patch-16",
+        "d_width": 2,
+        "crop": 32,
+        "max_steps": 1,
+    }
+    trained = train.fit(domains, tmp_path / "run", loss="cyclegan", threads=1, **small)
+    weights, outputs = inception_file(tmp_path / "i.pth"), tmp_path / "outputs"
+    shutil.copytree(domains / "testB", outputs)
+    pages = {}
+    for direction, images in (("AtoB", domains / "testA"), ("BtoA", outputs)):
+        words = ["evaluate", trained, "--images", images, "--on", domains, "--fid", weights]
+        words += ["--direction", direction, "--out", tmp_path / direction, "--device", "cpu"]
+        done = CliRunner().invoke(group, list(map(str, words)))
+        assert done.exit_code == 0, done.output
+        pages[direction] = strict_json(tmp_path / direction / "matrix.json")["evaluations"]
+    there, back = pages["AtoB"], pages["BtoA"]
+    assert [e["images"] for e in there + back] == [5, 5, 6, 6]
+    assert [e["test_time"].get("direction") for e in there + back] == [None, None, "BtoA", "BtoA"]
+    for run, folder in (there, back):
+        # The outputs in the folder are the inputs, whose scores all models share.
+        assert folder["scores"] == folder["input_scores"] == run["input_scores"]
+        assert run["scores"]["fid"] != run["input_scores"]["fid"]
+    assert there[0]["scores"]["fid"] != back[0]["scores"]["fid"]
+
+
+def test_sets_that_models_share_are_computed_once(domains: Path, tmp_path: Path) -> None:
+    opened = open_corpus(domains)
+    networks = load_perceptual_networks(None, inception_file(tmp_path / "i.pth"), "cpu")
+    images, scoring = images_of(opened, "test", networks), Scoring(perceptual=networks)
+    seen, scores = list[int](), []
+    for _ in range(2):
+        one = dataclasses.replace(scoring, progress=seen.append)
+        scores.append(evaluate_domains(Identity(), opened, images, one))
+        seen.append(-1)
+    first, second = seen[: seen.index(-1)], seen[seen.index(-1) + 1 : -1]
+    assert first[-1] == second[-1] == 11
+    assert len(second) < len(first)
+    assert scores[0] == scores[1]
+
+
+def test_images_in_folders_have_keys_of_their_own(tmp_path: Path) -> None:
+    for side in "AB":
+        for name in ("x", "y"):
+            folder = tmp_path / "foreign" / f"test{side}" / name
+            folder.mkdir(parents=True)
+            (folder / "0.png").write_bytes(io.encode(make_photo(ord(name)), "png"))
     weights = inception_file(tmp_path / "i.pth")
-    there, back = (score(Identity(), domains, weights, swapped=s) for s in (False, True))
-    assert (there.images, back.images) == (5, 6)
-    assert back.scores["fid"] == pytest.approx(there.scores["fid"], rel=1e-6)
-    baselines = [e.baselines[COLOR_TRANSFER].scores["fid"] for e in (there, back)]
-    assert baselines[0] != pytest.approx(baselines[1], rel=1e-3)
+    networks = load_perceptual_networks(None, weights, "cpu")
+    images = images_of(open_corpus(tmp_path / "foreign"), "test", networks)
+    assert [image.key for image in images] == ["x/0", "y/0"] * 2
+    outputs = outputs_in(tmp_path / "foreign" / "testA")
+    assert score(outputs, tmp_path / "foreign", weights).gain["fid"] == 0
+    (tmp_path / "flat").mkdir()
+    shutil.copy(tmp_path / "foreign" / "testA" / "x" / "0.png", tmp_path / "flat")
+    with pytest.raises(CorpusError, match="is the only one of 'x/0' and 'y/0'"):
+        score(outputs_in(tmp_path / "flat"), tmp_path / "foreign", weights)
 
 
 def test_color_transfer_has_the_colors_of_the_domain(domains: Path, tmp_path: Path) -> None:
@@ -140,7 +196,15 @@ def test_command_on_paired_and_unpaired_corpora(domains: Path, tmp_path: Path) -
     assert COLOR_TRANSFER in (out / "index.html").read_text("utf-8")
     limited = CliRunner().invoke(group, [*map(str, words), "--fail-under", "psnr=1"])
     assert limited.exit_code == 1
-    assert "run on seasons: PSNR nan" in limited.output
+    assert "run on seasons: no PSNR, which needs pairs" in limited.output
+    plain = CliRunner().invoke(group, [*map(str, words), "--baselines", "none"])
+    assert plain.exit_code == 0, plain.output
+    assert COLOR_TRANSFER not in (out / "matrix.json").read_text("utf-8")
+    alone = ["evaluate", trained, "--on", domains, "--fid", weights, "--by", "split", "--out", out]
+    failed = CliRunner().invoke(group, [*map(str, alone)])
+    assert isinstance(failed.exception, UsageError)
+    assert CliRunner().invoke(group, [*map(str, alone[:6]), "--out", str(out)]).exit_code == 0
+    assert (out / "images.csv").read_text("utf-8").startswith("run,corpus,split,key")
 
 
 def test_what_is_missing_is_one_line(domains: Path, tmp_path: Path) -> None:

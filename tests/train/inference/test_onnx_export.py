@@ -90,6 +90,13 @@ def test_onnx_is_compared_with_torch_at_the_size_of_training(crop: int, side: in
     assert any(height > side and height % 2 and width % 2 for height, width in sizes)
 
 
+def test_statistics_of_an_image_are_those_of_more_than_one_pixel() -> None:
+    model = model_of("unet", norm="instance")
+    assert export.uses_image_statistics(model.generator)
+    sizes = [side for b in export._test_batches(model) for side in b.shape[1:3]]
+    assert min(sizes) > model.spec.multiple
+
+
 def run_onnx(path: Path, batch: np.ndarray) -> np.ndarray:
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     (output,) = session.run(None, {"image": batch})

@@ -90,10 +90,10 @@ def test_a_report_says_how_the_run_came_about(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        ("pairs", "no corpus has a split test or val. Build one with --split"),
-        ("domains --loss cyclegan", "unpaired images have no targets. Look at the samples"),
-        ("held --no-report", "fit ran with --no-report"),
-        ("", "No scores yet: fit scores the model"),
+        ("pairs", "on pairs in a split test or val"),
+        ("domains --loss cyclegan", "on unpaired images by FID"),
+        ("held --no-report", "unless --no-report is given"),
+        ("", "No scores: fit scores a model when training ends"),
     ],
 )
 def test_a_report_without_scores_says_why(

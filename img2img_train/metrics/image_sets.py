@@ -1,0 +1,33 @@
+"""Statistics of a set of images, and scores of one set against another."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from img2img_data.images.pixels import Pixels
+from img2img_train.metrics.color_overlap import intersection, lab_histogram
+from img2img_train.metrics.fid import Gaussian, Inception, frechet_distance
+from img2img_train.metrics.registry import COLOR_METRICS
+
+
+@dataclass(slots=True)
+class SetStatistics:
+    """Colors and Inception features of a set, accumulated over batches."""
+
+    inception: Inception
+    features: Gaussian = field(default_factory=Gaussian)
+    histograms: NDArray[np.float64] = field(default_factory=lambda: np.zeros((3, 256)))
+
+    def add(self, images: Pixels) -> None:
+        """Add N x H x W x 3 RGB, uint8 or uint16."""
+        self.features.update(self.inception.features(images))
+        self.histograms = self.histograms + np.sum([*map(lab_histogram, images)], axis=0)
+
+    def scores(self, other: SetStatistics) -> dict[str, float]:
+        """Return FID and the overlaps of colors of this set with another one, by metric."""
+        shares = (each.histograms / each.features.count for each in (self, other))
+        overlaps = dict(zip(COLOR_METRICS, intersection(*shares).tolist(), strict=True))
+        return overlaps | {"fid": frechet_distance(self.features, other.features)}
