@@ -58,6 +58,7 @@ def evaluate_matrix(
     """
     runs, corpora = list(dict.fromkeys((*runs, *folders))), list(dict.fromkeys(corpora))
     run_names, corpus_names = short_names(runs), short_names(corpora)
+    _metric_names(settings)  # before anything is read
     opened = [open_corpus(path) for path in corpora]
     work = [(corpus, _pairs(corpus, settings.split, perceptual)) for corpus in opened]
     if settings.by:
@@ -136,14 +137,18 @@ def evaluate_loaded(
     return _evaluate(model, corpus, pairs, scoring, gallery=0)
 
 
-def _scoring(
-    corpus: Corpus, settings: EvaluateSettings, perceptual: PerceptualNetworks = NO_NETWORKS
-) -> Scoring:
+def _metric_names(settings: EvaluateSettings) -> tuple[str, ...]:
     metrics = tuple(names_in(settings.metrics))
     for name in metrics:
         if name not in IMAGE_METRICS:
             hint = did_you_mean(name, IMAGE_METRICS)
             raise UsageError("option", "--metrics", f"knows no '{name}'", hint)
+    return metrics
+
+
+def _scoring(
+    corpus: Corpus, settings: EvaluateSettings, perceptual: PerceptualNetworks = NO_NETWORKS
+) -> Scoring:
     baselines, read = score.NO_BASELINES, partial(score.read_pair, corpus)
     if corpus.kind == "paired":
         baselines = fit_baselines(settings.baselines, corpus, settings.split, read)
@@ -151,7 +156,7 @@ def _scoring(
         batch=settings.batch,
         swapped=settings.direction == "BtoA",
         by=settings.by,
-        metrics=metrics,
+        metrics=_metric_names(settings),
         baselines=baselines,
         perceptual=perceptual,
         color_transfer=settings.baselines != "none",
