@@ -6,8 +6,7 @@ baselines are the inputs as they are, and their colors transferred to those of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby, islice
+from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -20,12 +19,12 @@ from img2img_data.images.pixels import Pixels
 from img2img_train.data.loader import spread_out
 from img2img_train.evaluation.baselines import FIT_IMAGES
 from img2img_train.evaluation.score import (
-    BATCH_PIXELS,
     INPUT,
     AnyModel,
     BaselineScores,
     Evaluation,
     Scoring,
+    in_batches,
 )
 from img2img_train.metrics.bootstrap import Interval
 from img2img_train.metrics.image_sets import SetStatistics
@@ -145,8 +144,10 @@ def _statistics(
         if name in known:
             continue
         known[name] = SetStatistics(inception)
-        for pairs, batch in _batches(corpus, images, scoring.batch):
-            known[name].add(change(pairs, batch))
+        read = ((image, corpus.read_image(image.input, exact=True)) for image in images)
+        for held in in_batches(read, scoring.batch):
+            pairs, batch = zip(*held, strict=True)
+            known[name].add(change(pairs, np.stack(batch)))
             done += len(pairs)
             scoring.progress(done * (len(sources) + len(targets)) // left)
         if name != OUTPUT:
@@ -178,15 +179,3 @@ def _colors_of_domain(corpus: Corpus, split: str, swapped: bool) -> Colors | Non
     chosen = [paths[index] for index in spread_out(len(paths), FIT_IMAGES)]
     found = [_colors_of(rgb_to_lab(corpus.read_image(path, exact=True))) for path in chosen]
     return Colors(*np.mean(found, axis=0)) if found else None
-
-
-def _batches(
-    corpus: Corpus, images: Sequence[Pair], most: int
-) -> Iterator[tuple[list[Pair], Pixels]]:
-    """Yield images in order, stacked: up to ``most`` consecutive ones of one size."""
-    read = ((image, corpus.read_image(image.input, exact=True)) for image in images)
-    for (height, width, _), same in groupby(read, key=lambda item: item[1].shape):
-        room = min(most, max(1, BATCH_PIXELS // (height * width)))
-        while held := list(islice(same, room)):
-            pairs, batch = zip(*held, strict=True)
-            yield list(pairs), np.stack(batch)

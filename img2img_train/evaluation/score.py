@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
+from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -51,6 +52,7 @@ OutputsOfPairs: TypeAlias = Callable[[Sequence[Pair], Pixels], Pixels]
 AnyModel: TypeAlias = LoadedModel | OutputsOfPairs
 Kept: TypeAlias = dict[tuple[Path, Path], Pixels]
 _Held: TypeAlias = list[tuple[Pair, Pixels, Pixels]]
+_ReadT = TypeVar("_ReadT", bound=tuple[Any, ...])
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,23 +354,19 @@ def restored_batches(
 
     Raises CorpusError if an input and its target differ in size.
     """
-    for held in one_ahead(_read_batches(corpus, pairs, scoring)):
+    read = ((pair, *read_pair(corpus, pair, scoring.swapped)) for pair in pairs)
+    for held in one_ahead(in_batches(read, scoring.batch)):
         yield _restored(model, corpus, held, scoring.kept)
 
 
-def _read_batches(corpus: Corpus, pairs: Sequence[Pair], scoring: Scoring) -> Iterator[_Held]:
-    held: _Held = []
-    for pair in pairs:
-        input, target = read_pair(corpus, pair, scoring.swapped)
-        room = min(scoring.batch, max(1, BATCH_PIXELS // (input.shape[0] * input.shape[1])))
-        # Only images of one size can be stacked. In batches of another size an output may differ by
-        # the rounding of sums, a level here and there.
-        if held and (len(held) >= room or held[0][1].shape != input.shape):
+def in_batches(read: Iterable[_ReadT], most: int) -> Iterator[list[_ReadT]]:
+    """Yield pairs with their images in lists: up to ``most`` consecutive ones of one size."""
+    # Only images of one size can be stacked. In batches of another size an output may differ by the
+    # rounding of sums, a level here and there.
+    for (height, width, _), same in groupby(read, key=lambda item: item[1].shape):
+        room = min(most, max(1, BATCH_PIXELS // (height * width)))
+        while held := list(islice(same, room)):
             yield held
-            held = []
-        held.append((pair, input, target))
-    if held:
-        yield held
 
 
 def read_pair(corpus: Corpus, pair: Pair, swapped: bool = False) -> tuple[Pixels, Pixels]:
