@@ -7,6 +7,7 @@ baselines are the inputs as they are, and their colors transferred to those of t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -25,6 +26,7 @@ from img2img_train.evaluation.score import (
     Evaluation,
     Scoring,
     in_batches,
+    outputs_of,
 )
 from img2img_train.metrics.bootstrap import Interval
 from img2img_train.metrics.image_sets import SetStatistics
@@ -120,29 +122,23 @@ def _statistics(
 ) -> dict[str, SetStatistics]:
     """Return the statistics of outputs, of inputs, of inputs with other ``colors``, of targets."""
 
-    def restored(pairs: Sequence[Pair], batch: Pixels) -> Pixels:
-        return model(pairs, batch) if callable(model) else model.restore(batch)
-
     def transferred(pairs: Sequence[Pair], batch: Pixels) -> Pixels:
         assert colors is not None
         return np.stack([transfer_colors(image, colors) for image in batch])
 
     passes: dict[str, tuple[Sequence[Pair], Callable[[Sequence[Pair], Pixels], Pixels]]] = {
-        OUTPUT: (sources, restored),
+        OUTPUT: (sources, partial(outputs_of, model)),
         INPUT: (sources, lambda pairs, batch: batch),
         **({COLOR_TRANSFER: (sources, transferred)} if colors is not None else {}),
         TARGET: (targets, lambda pairs, batch: batch),
     }
     # All but the outputs are the same for every model.
-    known = {
-        n: scoring.sets[n, scoring.swapped] for n in passes if (n, scoring.swapped) in scoring.sets
-    }
-    left = sum(len(images) for name, (images, _) in passes.items() if name not in known)
+    known = {n: found for (n, swapped), found in scoring.sets.items() if swapped == scoring.swapped}
+    passes = {name: one for name, one in passes.items() if name not in known}
+    left = sum(len(images) for images, _ in passes.values())
     inception, done = scoring.perceptual.inception, 0
     assert inception is not None  # `images_of` sees to it
     for name, (images, change) in passes.items():
-        if name in known:
-            continue
         known[name] = SetStatistics(inception)
         read = ((image, corpus.read_image(image.input, exact=True)) for image in images)
         for held in in_batches(read, scoring.batch):
@@ -152,7 +148,7 @@ def _statistics(
             scoring.progress(done * (len(sources) + len(targets)) // left)
         if name != OUTPUT:
             scoring.sets[name, scoring.swapped] = known[name]
-    return {name: known[name] for name in passes}
+    return known
 
 
 def transfer_colors(image: Pixels, colors: Colors) -> Pixels:

@@ -409,10 +409,15 @@ def _restored(
     if isinstance(model, LoadedModel) and model.config.input != "plain":
         steps = (known_steps(corpus, pair) for pair in pairs)
         batch = np.stack(list(map(model.prepared, inputs, steps)))
-    outputs = model(pairs, batch) if callable(model) else model.restore(batch)
+    outputs = outputs_of(model, pairs, batch)
     if kept is not None and sum(output.nbytes for output in kept.values()) < KEPT_BYTES:
         kept.update(zip(files, outputs, strict=True))
     return list(map(RestoredPair, pairs, inputs, outputs, targets))
+
+
+def outputs_of(model: AnyModel, pairs: Sequence[Pair], inputs: Pixels) -> Pixels:
+    """Return the outputs of N pairs, by a network or from files."""
+    return model(pairs, inputs) if callable(model) else model.restore(inputs)
 
 
 def group_of(pair: Pair) -> str:
