@@ -176,17 +176,15 @@ def _evaluate(
     """
     test_time: dict[str, bool | str] = {}
     notes: tuple[str, ...] = ()
-    swapped = scoring.swapped
     if isinstance(model, LoadedModel):
         config, notes = model.config, model.notes
-        swapped = config.direction == "BtoA"
+        scoring = replace(scoring, swapped=config.direction == "BtoA")
         test_time = {"dropout": config.test_dropout, "norm": config.test_norm}
         if config.input != "plain":
             test_time["input"] = config.input
             if stated_degradation(corpus) is None:
                 notes += (f"the corpus names no blur, so --input {config.input} changed nothing",)
-    scoring = replace(scoring, swapped=swapped)
-    if swapped:
+    if scoring.swapped:
         # The baselines undo the degradation of the input, which is the target here.
         scoring = replace(scoring, baselines=score.NO_BASELINES)
         test_time["direction"] = "BtoA"
