@@ -41,9 +41,8 @@ class StopSignal:
         self.number = number
         # A second Ctrl-C ends a run at once that does not reach its next step.
         if self.repeats != "ignore":
-            signal.signal(
-                number, self.before[number] if self.repeats == "raise" else signal.SIG_DFL
-            )
+            again = self.before[number] if self.repeats == "raise" else signal.SIG_DFL
+            signal.signal(number, again)
 
     def check(self) -> None:
         """Raise StopRequested after a signal."""
@@ -68,8 +67,7 @@ def handle_signals(repeats: Repeats = "end") -> Iterator[StopSignal]:
     # Python allows signal handlers in the main thread only; notebooks and tests may train in
     # another one.
     in_main_thread = threading.current_thread() is threading.main_thread()
-    numbers = stop_signals() if in_main_thread else []
-    for number in numbers:
+    for number in stop_signals() if in_main_thread else ():
         stop.before[number] = signal.signal(number, stop)
     try:
         yield stop
