@@ -172,8 +172,7 @@ def translate(model: Path, images: Path, out: Path, settings: dict[str, Any]) ->
         name = printable(str(out))
         click.echo(f"would restore {total:,} files into '{name}'; nothing was written")
         return
-    how = options.device, options.direction, options.keep_dropout, options.norm
-    loaded = load_generator(model, *how)
+    loaded = load_generator(model, options.device, *options.at_test)
     corpora = (choice.path for choice in loaded.config.corpora)
     _print_notes((*loaded.notes, *notes_on_targets(images, corpora)))
     less = catch_out_of_memory("model", model, loaded.device.type, LESS_MEMORY)

@@ -71,7 +71,8 @@ def evaluate_matrix(
     # Shared evenly, so that the page of a large matrix does not grow.
     each, room = (most // (len(runs) * len(corpora)) for most in (gallery, GALLERY_BYTES))
     for run, run_name in zip(runs, run_names, strict=True):
-        model: score.AnyModel = outputs.get(run) or _load(run, settings)
+        model: score.AnyModel | None = outputs.get(run)
+        model = model or load_generator(run, settings.device, *settings.at_test)
         for (corpus, pairs), name, scoring in zip(work, corpus_names, fitted, strict=True):
             both = (run_name, name)
             count = _counter(progress, done, total, both)
@@ -96,7 +97,7 @@ def evaluate_run(
     Raises as ``evaluate_matrix``.
     """
     opened = open_corpus(corpus)
-    model = _load(run, settings)
+    model = load_generator(run, settings.device, *settings.at_test)
     # Named apart from the corpora that the run was trained on, which the report names too.
     known = [path.resolve() for path in (corpus, *(Path(c.path) for c in model.config.corpora))]
     names = model.config.title, short_names(list(dict.fromkeys(known)))[0]
@@ -114,11 +115,6 @@ def evaluate_run(
     }
     write_atomically(run / "evaluation" / f"{stem}.json", to_json_page(payload))
     return scored
-
-
-def _load(run: Path, settings: EvaluateSettings) -> LoadedModel:
-    how = settings.device, settings.direction, settings.keep_dropout, settings.norm
-    return load_generator(run, *how)
 
 
 def evaluate_loaded(

@@ -37,9 +37,10 @@ class ModelSettings(DirectionOption):
     """batch-norm statistics at test, of the image or learned [default: as saved]"""
 
     @property
-    def keep_dropout(self) -> bool | None:
-        """``dropout`` as a boolean, None if it is as saved."""
-        return None if self.dropout is None else self.dropout == "on"
+    def at_test(self) -> tuple[str | None, bool | None, Literal["batch", "running"] | None]:
+        """Direction, dropout and norm as ``load_generator`` takes them, each None if as saved."""
+        keep_dropout = None if self.dropout is None else self.dropout == "on"
+        return self.direction, keep_dropout, self.norm
 
 
 class EvaluateSettings(ModelSettings):

@@ -136,5 +136,4 @@ def load(
     how = build_part(ModelSettings, {"direction": direction, **settings})
     own = {n: value for n, value in settings.items() if n not in ModelSettings.model_fields}
     chosen = build_model(TranslateSettings, own)
-    options = str(device), how.direction, how.keep_dropout, how.norm
-    return Model(load_generator(Path(path), *options), chosen)
+    return Model(load_generator(Path(path), str(device), *how.at_test), chosen)
