@@ -134,7 +134,7 @@ def describe_recipes() -> Iterator[str]:
     yield from rows(n for n, r in found.items() if r.degradation is not None)
     yield "Corpora: img2img-data build NAME, and where it has a run: img2img-train --recipe NAME"
     for needs in dict.fromkeys(recipe.needs for recipe in found.values() if recipe.corpus):
-        yield from wrap(f"of {needs}", 98, initial_indent="  ", subsequent_indent=INDENT)
+        yield from wrap(f"needs {needs}", 98, initial_indent="  ", subsequent_indent=INDENT)
         yield from rows(n for n, r in found.items() if r.needs == needs)
     yield "'img2img-data recipes NAME' prints one, with its size and what was measured"
 

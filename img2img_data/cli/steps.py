@@ -216,7 +216,7 @@ def print_after(out: Path, shard: object = None) -> None:
         print_next("img2img-data", "merge", out, "OTHER_SHARDS", corpus)
     elif (out / image_folders.SELECTION_FILE).is_file():
         _, line = next(BuildFolder(out, image_folders.SELECTION_FILE).earlier_rows(), ("", b"{}"))
-        apart = sum((out / name).is_dir() for name in SPLITS) > 1
+        apart = sum((out / split).is_dir() for split in SPLITS) > 1
         rule = "folder" if apart else "train=0.8,val=0.1,test=0.1"
         # Without the option the tag of that name is the split.
         options = [] if "split" in json.loads(line).get("tags", ()) else ["--split", rule]
@@ -264,7 +264,7 @@ def check_settings(name: str, settings: Mapping[str, Any], place: Place = OPTION
     Nothing is read from disk, so that a whole recipe can be checked before any work.
     """
     step = STEPS[name]
-    known = step.fields() | set(step.paths if place.title else ())  # of options, none is a folder
+    known = step.fields() | set(step.paths if place.title else ())  # folders are keys of recipes
     for key in settings:
         if key not in known:
             why = "unknown" if place.title else f"not an option of '{name}'"
@@ -392,7 +392,9 @@ def _build(call: StepCall, plan: Plan, pairing: pairs.Pairing) -> Report:
     asked = {name: share * total for name, share in shares.items() if len(shares) > 1}
     off = max((abs(report.kept[name] - n) for name, n in asked.items()), default=0)
     if settings.stratify is None and off > total / 100:
-        requested = ", ".join(f"{name} {number:,.0f}" for name, number in asked.items())
+        # Of few images a share may be less than one.
+        numbers = {name: f"{n:,.1f}".removesuffix(".0") for name, n in asked.items()}
+        requested = ", ".join(f"{name} {number}" for name, number in numbers.items())
         why = "images are assigned by a hash; --stratify folder makes the shares exact"
         call.echo(f"split: {report.parts()}; the shares ask for {requested}: {why}")
     empty = [f"'{name}'" for name, n in asked.items() if n and not report.kept[name]]

@@ -293,10 +293,22 @@ def stamp_of(path: bytes) -> tuple[int, int]:
         found = os.lstat(path)
     except (OSError, ValueError):
         return (0, 0)
-    # A file that was put in place of another may be older than that one. A time in the future, as
-    # cameras and archives may state, would make a file younger than every run.
+    # A file that was put in place of another may be older than that one.
+    return found.st_size, max(found.st_mtime_ns, found.st_ctime_ns)
+
+
+def has_changed_since(path: bytes, time_ns: int) -> bool:
+    """Return True if a file was changed, or put in its place, at or after a time.
+
+    A modification time in the future, as cameras and archives may state, does not count: it
+    would be after every time.
+    """
+    try:
+        found = os.lstat(path)
+    except (OSError, ValueError):
+        return False
     modified = found.st_mtime_ns if found.st_mtime_ns <= time.time_ns() else 0
-    return found.st_size, max(modified, found.st_ctime_ns)
+    return max(modified, found.st_ctime_ns) >= time_ns
 
 
 # ---------------------------------------------------------------------------------------- journal

@@ -22,9 +22,10 @@ from typing import Any, ClassVar, Final, Literal, Self
 import numpy as np
 from pydantic import ConfigDict, Field
 
-from img2img_data.core.errors import UsageError, printable
+from img2img_data.core.errors import UsageError
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.degradations.samples import FloatImage, Image, from_unit, to_unit
+from img2img_data.images.pixels import to_array
 
 Axes = Literal["yx", "y", "x"]
 Rng = np.random.Generator
@@ -256,7 +257,8 @@ class Degradation(FrozenModel):
     def __call__(self, image: Any, seed: int | None = 0) -> tuple[Image, dict[str, float]]:
         """Return a degraded copy of an image, an array, and the parameters that were drawn.
 
-        ``image`` is an array as ``apply`` takes it, or a PIL image of mode L or RGB. Equal seeds
+        ``image`` is H x W or H x W x C of uint8, uint16 or float32 in [0, 1], with 1 to 4 channels,
+        or a PIL image of mode L or RGB; the copy has its shape and dtype. Equal seeds
         draw equal parameters, as the default does in each call; None draws others in each. Raises
         UsageError for an array of other axes, types or values.
         """
@@ -264,11 +266,7 @@ class Degradation(FrozenModel):
         hint = "give H x W or H x W x C, uint8, uint16 or float32 in [0, 1]"
         if isinstance(mode, str) and mode not in _MODES:
             raise UsageError("image", None, f"has mode {mode}", "convert it to L or RGB")
-        try:
-            pixels = np.asarray(image)
-        except (RuntimeError, TypeError, ValueError) as error:
-            why = f"cannot become an array: {printable(str(error)).rstrip('.')}"
-            raise UsageError("image", None, why, hint) from None
+        pixels = to_array(image, hint)
         if pixels.ndim not in (2, 3) or pixels.dtype not in (np.uint8, np.uint16, np.float32):
             why = f"has {pixels.ndim} axes of {pixels.dtype}"
             raise UsageError("image", None, why, hint)

@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img_data.core.errors import Rejected
+from img2img_data.core.errors import Rejected, UsageError, printable
 from img2img_data.images.headers import Header
 
 Pixels: TypeAlias = NDArray[Any]
@@ -177,6 +177,15 @@ def to_8_bit(pixels: Pixels) -> Pixels:
 def to_16_bit(pixels: Pixels) -> Pixels:
     """Multiply uint8 samples by 257, so that white stays white; ``to_8_bit`` undoes it."""
     return pixels.astype(np.uint16) * np.uint16(LEVELS)
+
+
+def to_array(image: Any, hint: str) -> Pixels:
+    """Return what a caller gave as an image as an array; UsageError with ``hint`` if it is none."""
+    try:
+        return np.asarray(image)
+    except (RuntimeError, TypeError, ValueError) as error:
+        why = f"cannot become an array: {printable(str(error)).rstrip('.')}"
+        raise UsageError("image", None, why, hint) from None
 
 
 def to_uint8_rgb(pixels: Pixels) -> NDArray[np.uint8]:

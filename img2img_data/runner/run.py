@@ -20,7 +20,7 @@ from pydantic import AfterValidator, Field
 
 from img2img_data.core.command_line import Echo, Progress
 from img2img_data.core.errors import CorpusError, Img2ImgError, Rejected, UsageError, printable
-from img2img_data.core.files import locked, stamp_of, versions
+from img2img_data.core.files import has_changed_since, locked, versions
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.jsonl import Row
 from img2img_data.core.memory import as_rejected
@@ -297,12 +297,12 @@ class EarlierRun:
         for task, may_pass in zip(map(plan.task, left.tolist()), transient, strict=True):
             if task.rejected:
                 continue
-            # A link may lead elsewhere now, that of a folder too.
+            # A link may lead elsewhere now, and so may that of a folder.
             links = task._replace(follow_links=False)
             paths = {t.path(plan.roots, n) for t in (task, links) for n in range(len(task.sources))}
             folders = {path[: end.start()] for path in paths for end in re.finditer(b"/", path)}
             paths |= set(filter(os.path.islink, folders))
-            is_younger = any(stamp_of(path)[1] >= written for path in paths)
+            is_younger = any(has_changed_since(path, written) for path in paths)
             if is_younger or (may_pass and all(os.access(path, os.R_OK) for path in paths)):
                 return False
         return True

@@ -79,7 +79,7 @@ def evaluate(
     options, opened = build_model(EvaluateSettings, settings), open_corpus(corpus)
     loaded = (model if isinstance(model, Model) else load(model)).loaded
     if lpips is not None and (isinstance(lpips, str) or len(lpips) != 2):
-        hint = "give that of the network, of heads"
+        hint = "give the file of the network and that of the heads"
         raise UsageError("option", "lpips", "is not two files", hint)
     weights = (Path(lpips[0]), Path(lpips[1])) if lpips else None
     networks = load_perceptual_networks(weights, Path(fid) if fid else None, str(loaded.device))

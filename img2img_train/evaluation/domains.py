@@ -82,7 +82,7 @@ def evaluate_domains(
         why = "it is fitted on another split, and no other has images of that domain"
         notes.append(f"no baseline {COLOR_TRANSFER}: {why}")
     if scoring.by or scoring.metrics or scoring.perceptual.lpips:
-        notes.append("without pairs there are no scores of single images: no LPIPS, metrics, tags")
+        notes.append("--lpips, --metrics and --by score single images, which needs pairs: left out")
     sets = _statistics(model, corpus, sources, targets, colors, scoring)
     target = sets.pop(TARGET)
     scores = {name: found.scores(target) for name, found in sets.items()}

@@ -44,7 +44,8 @@ KEPT_BYTES: Final = 1 << 28
 NO_NETWORKS: Final = PerceptualNetworks()
 INPUT: Final = "input"
 """Name of the input baseline."""
-CHANGED: Final = "the PSNR says how far the model changes them"
+OF_EQUALS: Final = "the PSNR says how far the model changes them"
+"""Meaning of a PSNR where inputs equal their targets."""
 NO_BASELINES: Final = FittedBaselines()
 
 OutputsOfPairs: TypeAlias = Callable[[Sequence[Pair], Pixels], Pixels]
@@ -191,7 +192,7 @@ class Evaluation(MeanScores):
     def conclusion(self) -> str:
         """The gain over the best baseline, in words."""
         if self.input_scores.get("psnr") == PSNR_CAP:
-            return "had nothing to restore, because all inputs equal their targets; " + CHANGED
+            return "had nothing to restore, because all inputs equal their targets; " + OF_EQUALS
         name, gain, metric = self.headline, self.gain[self.headline], METRICS[self.headline]
         unit = metric.unit or metric.label
         if self.best_baseline == INPUT:
@@ -341,8 +342,9 @@ def _tag_scores(rows: Sequence[ImageScores], tags: Sequence[str]) -> Iterator[Ta
 def _equal_pairs(rows: Sequence[ImageScores]) -> Iterator[str]:
     """Yield a note if a corpus left some images undegraded."""
     if equal := sum(row.input_scores["psnr"] == PSNR_CAP for row in rows):
-        effect = f"each is {PSNR_CAP:g} dB in the mean of the input, so compare PSNR, not gains"
-        effect = f"there is nothing to gain; {CHANGED}" if equal == len(rows) else effect
+        effect = f"there is nothing to gain; {OF_EQUALS}"
+        if equal < len(rows):
+            effect = f"each is {PSNR_CAP:g} dB in the mean of the input, so compare PSNR, not gains"
         yield f"{equal:,} of {len(rows):,} inputs equal their targets: {effect}"
 
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 
 from img2img_data.core.errors import UsageError, printable
 from img2img_data.core.settings_model import build_model, build_part
-from img2img_data.images.pixels import Pixels, to_8_bit
+from img2img_data.images.pixels import Pixels, to_8_bit, to_array
 from img2img_train.evaluation.settings import ModelSettings
 from img2img_train.inference.inputs import check_readable
 from img2img_train.inference.settings import TranslateSettings
@@ -33,9 +33,8 @@ class Model:
     of such, the path of an image, or a PIL image, which gives a PIL image; every other gives an
     array. The output is that of ``img2img-train translate``, in tiles, with the channels that the
     model restores: RGB also for a gray array, unless gray inputs had gray targets in training; RGBA
-    stays RGBA where the model restores RGB.
-    Raises UsageError for anything else, Img2ImgError for a file that cannot be decoded, OSError for
-    one that cannot be opened.
+    stays RGBA where the model restores RGB. Raises UsageError for anything else, Img2ImgError for a
+    file that cannot be decoded, OSError for one that cannot be opened.
 
     >>> model = train.load("runs/unet", tile=256)
     >>> model(photo).shape, model("photos/000.jpg").dtype
@@ -69,19 +68,15 @@ class Model:
                 check_readable(os.fsencode(image))
                 file = Path(image).read_bytes()
                 return self._restored(decode_image(file, self.settings).pixels)
-        try:
-            pixels = np.asarray(image)
-        except (RuntimeError, TypeError, ValueError) as error:
-            why = f"cannot become an array: {printable(str(error)).rstrip('.')}"
-            raise UsageError("image", None, why, "give H x W x C, uint8 or uint16") from None
+        hint = "give H x W x C, uint8 or uint16"
+        pixels = to_array(image, hint)
         if pixels.ndim == 4 and len(pixels):
             return np.stack([self(one) for one in pixels])
         if not pixels.dtype.isnative:
             pixels = pixels.astype(pixels.dtype.newbyteorder("="))
         channels = pixels.shape[2:] if pixels.ndim > 1 and pixels.size else (0,)
         if channels not in {(), (1,), (3,), (4,)} or pixels.dtype not in (np.uint8, np.uint16):
-            why, hint = f"is {pixels.shape} of {pixels.dtype}", "give H x W x C, uint8 or uint16"
-            raise UsageError("image", None, why, hint)
+            raise UsageError("image", None, f"is {pixels.shape} of {pixels.dtype}", hint)
         output = self._restored(pixels[..., 0] if channels == (1,) else pixels)
         if channels == (4,) and output.shape[2] < self.loaded.spec.outputs:
             # The channels of an array, unlike those of a file, do not depend on its colors.

@@ -15,19 +15,26 @@ from img2img_train.metrics.registry import COLOR_METRICS
 
 @dataclass(slots=True)
 class SetStatistics:
-    """Colors and Inception features of a set, accumulated over batches."""
+    """Colors and Inception features of a set, accumulated over batches.
+
+    ``histograms``: 3 x 256, the shares of pixels by L, a and b (``lab_histogram``), summed over the
+    images.
+    """
 
     inception: Inception
     features: Gaussian = field(default_factory=Gaussian)
     histograms: NDArray[np.float64] = field(default_factory=lambda: np.zeros((3, 256)))
 
     def add(self, images: Pixels) -> None:
-        """Add N x H x W x 3 RGB, uint8 or uint16."""
+        """Add a batch, N x H x W x 3 RGB, uint8 or uint16."""
         self.features.update(self.inception.features(images))
         self.histograms = self.histograms + np.sum([*map(lab_histogram, images)], axis=0)
 
     def scores(self, other: SetStatistics) -> dict[str, float]:
-        """Return FID and the overlaps of colors of this set with another one, by metric."""
+        """Return FID (0 or more) and the overlaps of colors (0 to 1) with another set, by metric.
+
+        Both sets hold two images at least.
+        """
         shares = (each.histograms / each.features.count for each in (self, other))
         overlaps = dict(zip(COLOR_METRICS, intersection(*shares).tolist(), strict=True))
         return overlaps | {"fid": frechet_distance(self.features, other.features)}
