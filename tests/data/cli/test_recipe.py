@@ -332,7 +332,7 @@ def test_recipes_are_listed_and_printed() -> None:
         )
         for name in listed:
             assert f"{name} {contents[name]['about']}" in words
-            assert key == "degradation" or f"of {contents[name]['needs']} " in words
+            assert key == "degradation" or f"needs {contents[name]['needs']} " in words
     assert run("recipes", "mixed") == (ROOT / "recipes" / "mixed.yaml").read_text("utf-8")
 
 
