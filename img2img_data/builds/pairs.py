@@ -194,11 +194,12 @@ class BuildSettings(FrozenModel):
     --stratify folder; folder: its first folder, tag:NAME: its tag names the split; default:
     tag:split if images have it, else train=1"""
     group_by: Annotated[str | None, checked_by(_check_group)] = None
-    """keep groups in one split; by folder, by a tag, as person (a plain word) or tag:NAME, or by a
-    regular expression on the file name (its match or group 1)"""
+    """keep the images of a group in one split; a group is a folder, the value of a tag, as person
+    (a plain word) or tag:NAME, or of a regular expression on the file name (its match or group
+    1)"""
     stratify: Annotated[str | None, checked_by(_check_strata)] = None
-    """apply the shares within strata; by folder, or by a tag, as gender or tag:NAME; exact to one
-    group; images added later may move old ones"""
+    """apply the shares to each folder, or to each value of a tag, as gender or tag:NAME; exact to
+    one group; images added later may move old ones"""
     bits: Literal[8, 16] = 8
     """bits per sample; 16: keep those of 16-bit and float sources (png only)"""
     channels: Channels = "rgb"

@@ -339,7 +339,10 @@ def sample(out: Path) -> None:
 
     for file in write_demo_photos(out):
         click.echo(printable(str(file)))
-    print_next("img2img-data", "blur", out, Path("corpora", out.resolve().name))
+    # Of so few photos a split by hash may leave a share empty.
+    split = ("--split", "train=0.8,val=0.1,test=0.1", "--stratify", "folder")
+    corpus = Path("corpora", out.resolve().name)
+    print_next("img2img-data", "degrade", out, corpus, "--recipe", "camera", *split)
 
 
 COMMANDS: Final = (build, merge, show, verify, replay, degradations, recipes, schema, sample)

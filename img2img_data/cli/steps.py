@@ -49,7 +49,7 @@ Models = tuple[type[BaseModel], ...]
 # ------------------------------------------------------------------------- settings of single steps
 def _check_known(value: str, known: Collection[str]) -> str:
     if value not in known:
-        raise ValueError(f"unknown; {did_you_mean(value, known)}")
+        raise ValueError(f"no such name; {did_you_mean(value, known)}")
     return value
 
 
@@ -220,7 +220,7 @@ def print_after(out: Path, shard: object = None) -> None:
         rule = "folder" if apart else "train=0.8,val=0.1,test=0.1"
         # Without the option the tag of that name is the split.
         options = [] if "split" in json.loads(line).get("tags", ()) else ["--split", rule]
-        print_next("img2img-data", "blur", out, corpus, *options)
+        print_next("img2img-data", "degrade", out, corpus, "--recipe", "camera", *options)
     elif not (out / EXPORT_FILE).is_file():
         page = json.loads(manifest.read_bytes()) if manifest.is_file() else {}
         kind = page.get("kind") or open_corpus(out, rows=False).kind

@@ -132,14 +132,14 @@ def fit(corpora: tuple[str, ...], settings: dict[str, Any]) -> None:
 
 def with_start(values: Mapping[str, Any]) -> dict[str, Any]:
     """Return settings; those of the networks of ``init``, if there are any, are their defaults."""
+    if not values.get("init"):
+        return {name: value for name, value in values.items() if name != "init"}
     from img2img_train.config import CONFIG_FILE, DEFAULT_LOSS, PRESETS, read_page
     from img2img_train.objectives.base import Objective
     from img2img_train.objectives.registry import OBJECTIVES
     from img2img_train.runs.checkpoint import read_description
     from img2img_train.runs.folder import find_checkpoint
 
-    if not values.get("init"):
-        return {name: value for name, value in values.items() if name != "init"}
     # A run that has begun keeps its settings; the model that it started from may be gone.
     begun = Path(values.get("out") or values["init"]) / CONFIG_FILE
     page = read_page(begun) if begun.is_file() else {}
@@ -155,11 +155,16 @@ def with_start(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fit(config: RunConfig, report: bool, changed: bool = False) -> None:
-    from img2img_data.core.command_line import Display, frozen_imports, print_next
+    from img2img_data.core.command_line import Display, frozen_imports
+    from img2img_data.corpus.reader import open_corpus
 
+    # Before the import of torch: a wrong path fails at once.
+    for choice in config.corpora:
+        open_corpus(choice.path, rows=False)
     with frozen_imports():
         import torch._inductor.config  # noqa: F401  # torch imports it before the first step
 
+        from img2img_train.cli.model_commands import print_translate
         from img2img_train.training.fit import fit as train
 
     # Only rank 0 shows progress and scores the run; the others would print the same.
@@ -177,7 +182,7 @@ def _fit(config: RunConfig, report: bool, changed: bool = False) -> None:
     if report:
         click.echo(f"report: {printable(str(result.folder.report))}")
     sigma = ["--sigma", "3"] * (config.input != "plain")
-    print_next("img2img-train", "translate", result.folder.root, "photos/", "restored/", *sigma)
+    print_translate(result.folder.root, *sigma)
 
 
 def _score(config: RunConfig, result: FitResult, display: Display) -> list[str]:

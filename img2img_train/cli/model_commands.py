@@ -121,7 +121,14 @@ def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
     if short:
         sys.exit(1)
     if runs:
-        print_next("img2img-train", "translate", runs[0], "photos/", "restored/")
+        print_translate(runs[0])
+
+
+def print_translate(model: Path, *options: str) -> None:
+    """Print the command that applies a model to images, which only the user can name."""
+    # A folder for each model: outputs of two in one would be hard to tell apart.
+    out = Path("outputs", model.resolve().stem)
+    print_next("img2img-train", "translate", model, "IMAGES", out, *options)
 
 
 class TranslateOptions(ModelSettings):
@@ -390,7 +397,7 @@ def adopt(weights: Path, out: Path, settings: dict[str, Any]) -> None:
     channels = f"{spec.inputs} to {spec.outputs} channels"
     about = f"{spec.name} of width {spec.width}, {spec.norm} norm, {channels}"
     click.echo(f"'{printable(str(out))}': {about}")
-    print_next("img2img-train", "translate", out, "photos/", "restored/")
+    print_translate(out)
 
 
 @click.command(context_settings={"ignore_unknown_options": True})
@@ -452,7 +459,7 @@ def report(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
         click.echo(f"report: {printable(str(page))}")
         return
     click.echo(f"report: {printable(str(write_run_report(runs[0], out)))}")
-    print_next("img2img-train", "translate", runs[0], "photos/", "restored/")
+    print_translate(runs[0])
 
 
 COMMANDS: Final = (evaluate, translate, export, serve, adopt, compat, schema, report)

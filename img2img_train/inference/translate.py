@@ -220,6 +220,10 @@ def translate(
                 rows.append(row)
             progress(number, len(paths))
         job.done.notes += [*log.notes, *notes_on_frames(log.source_frames(paths))]
+        if others := len(log.rows.keys() - {path.hex() for path in paths}):
+            name = printable(str(out))
+            images = f"{others:,} other image{'s' * (others != 1)}"
+            job.done.notes.append(f"'{name}' also holds earlier results of {images}")
         log.write()
         write_atomically(out / REJECTED_FILE, map(to_json_line, rows))
     return job.done

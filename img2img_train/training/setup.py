@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -271,8 +272,9 @@ def describe_run(data: RunData) -> list[str]:
     """Return lines that describe what a run is about to do."""
     config, (height, width) = data.config, data.train.size
     layout, online = data.train.channel_layout, data.train.on_the_fly
-    networks = config.objective.networks(layout.channels)
-    spec = networks.pop("generator")
+    specs = config.objective.networks(layout.channels)
+    spec, equal = specs["generator"], Counter(f"{s.name} (width {s.width})" for s in specs.values())
+    networks = " + ".join(f"{n} x {name}" if n > 1 else name for name, n in equal.items())
     padded = f"{spec.padded_side(width)}x{spec.padded_side(height)}"
     images = f"{_count(data.train)} {'cropped to' if data.train.min_side else 'of'} "
     images += f"{width}x{height}"
@@ -287,9 +289,7 @@ def describe_run(data: RunData) -> list[str]:
     scored = f" ({part:,} scored by a validation)" if part < len(data.held_out or ()) else ""
     counts = zip(data.plan.drawn(), config.corpora, strict=True)
     drawn = " + ".join(f"{count:,} of {corpus.path}" for count, corpus in counts)
-    others = {f"{other.name} of width {other.width}" for other in networks.values()}
-    network = f"{spec.name} of width {spec.width}{' with ' if others else ''}"
-    network += f"{', '.join(sorted(others))}, {config.precision} on {config.device}"
+    networks += f", {config.precision} on {config.device}"
     unit, sides = ("pair", "") if config.objective.paired else ("image", " of each side")
     step = f"{data.plan.step_images} {unit}{'s' * (data.plan.step_images != 1)}{sides}"
     cut = f" of {config.epochs:,}" if data.epochs != config.epochs else ""
@@ -300,7 +300,7 @@ def describe_run(data: RunData) -> list[str]:
         *([f"inputs are {config.preparation}"] if config.preparation else []),
         *([_describe_shares(config)] if config.stored_share or config.clean_share else []),
         f"{images}, {held_out} held out{scored}; an epoch draws {drawn}",
-        f"{config.loss}, {network}; {steps}; into '{config.out}'",
+        f"{config.loss}, {networks}; {steps}; into '{config.out}'",
     ]
 
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from conftest import write_photos
 
 from img2img_data.cli import main as data_cli
 from img2img_data.core.command_line import run_command_line
@@ -118,17 +119,34 @@ def test_an_option_that_lacks_a_value_is_2(capsys: pytest.CaptureFixture[str]) -
     assert (code, line) == (2, "error: option '--lpips' requires 2 arguments; see --help")
 
 
+WITHOUT_TORCH = """
+import sys
+from importlib.abc import MetaPathFinder
+class Finder(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "torch":
+            raise ModuleNotFoundError("No module named 'torch'", name=name)
+sys.meta_path.insert(0, Finder())
+from img2img_train.cli.main import main
+main()
+"""
+
+
 def test_a_missing_extra_is_2(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    code = (
-        "import sys; sys.modules['torch'] = None; from img2img_train.cli.main import main; main()"
-    )
-    (tmp_path / "c").mkdir()
-    done = subprocess.run(
-        [sys.executable, "-c", code, "fit", "c"], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+    write_photos(tmp_path / "c/trainA", 1)
+    write_photos(tmp_path / "c/trainB", 1)
+    # A wrong path is found before torch is imported, which takes a second.
+    for corpus, word in {"c": "torch", "missing": "no such folder"}.items():
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_TORCH, "fit", tmp_path / corpus, "--loss", "cyclegan"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), done.stderr
+        assert word in done.stderr
     monkeypatch.setitem(sys.modules, "skimage", None)
     monkeypatch.setitem(sys.modules, "skimage.data", None)
     code, line = run("img2img-data sample", ["out"], capsys)

@@ -237,6 +237,10 @@ def test_results_of_other_settings_are_replaced_with_a_note(
     assert (out / "001.png").is_file()
     again = translate(negative, source, out, settings=TILED.model_copy(update={"overlap": 8}))
     assert (again.reused, again.notes) == (1, [])
+    (source / "000.jpg").rename(source / "other.jpg")
+    other = translate(negative, source, out, settings=TILED.model_copy(update={"overlap": 8}))
+    assert (other.reused, len(other.notes)) == (0, 1)
+    assert "also holds earlier results of 1 other image" in other.notes[0]
 
 
 def test_files_of_other_formats_are_named(negative: LoadedModel, tmp_path: Path) -> None:
