@@ -319,5 +319,5 @@ def _describe_shares(config: RunConfig) -> str:
 def _count(images: dataset.ImageSet) -> str:
     inputs, targets = images.sides
     if images.other_counts is None:
-        return f"{inputs:,} pairs"
+        return f"{inputs:,} pair{'s' * (inputs != 1)}"
     return f"{inputs:,} inputs and {targets:,} targets"
