@@ -1,4 +1,4 @@
-"""A model without img2img and without PyTorch: ONNX Runtime, NumPy and Pillow are enough.
+"""Run an exported model without img2img and PyTorch: ONNX Runtime, NumPy and Pillow are enough.
 
 Example:
   img2img-train export runs/mine mine.onnx

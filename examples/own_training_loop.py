@@ -14,7 +14,7 @@ import img2img_train as train
 
 
 class Residual(nn.Module):
-    """Three convolutions that compute what has to be added to the input."""
+    """Three convolutions that predict the difference between target and input."""
 
     def __init__(self, width: int = 32) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ def psnr(output: Tensor, target: Tensor) -> float:
 
 
 def main(corpus: str, epochs: int = 20) -> None:
-    """Train on the split train, and score on the split test."""
+    """Train on the train split, and score on the test split."""
     torch.manual_seed(0)
     pairs, held_out = (
         train.PairDataset(corpus, batch=8, flip=True),
