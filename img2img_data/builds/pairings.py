@@ -202,7 +202,7 @@ class Edges(Pairing):
         return DrawnPair(lines, image, drawn, {"edge_share": round(float(found.mean()), 4)})
 
     def _gradients(self, image: Pixels, depth: int) -> tuple[Pixels, Pixels]:
-        gray = image if image.ndim == 2 else luminance(image)
+        gray = luminance(image)
         # Thresholds are in 8-bit gray levels, whatever the depth of the image.
         if gray.dtype != np.uint8:
             gray = cv2.convertScaleAbs(gray, alpha=255 / np.iinfo(gray.dtype).max)

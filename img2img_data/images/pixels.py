@@ -156,13 +156,16 @@ def _unmultiply(pixels: Pixels, found: Header) -> Pixels:
 
 # ------------------------------------------------------------------------------------- conversions
 def luminance(pixels: Pixels) -> Pixels:
-    """Return the H x W luma of RGB (ITU-R BT.601: 0.299 R + 0.587 G + 0.114 B), same depth."""
-    return cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    """Return the H x W luma of an image (ITU-R BT.601: 0.299 R + 0.587 G + 0.114 B), same depth.
+
+    Alpha does not count; an image that is H x W is returned as it is.
+    """
+    return pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
 
 
 def detail(pixels: Pixels) -> float:
     """Return the mean difference between neighboring pixels of the luma, in levels of 0 to 255."""
-    gray = pixels if pixels.ndim == 2 else luminance(pixels)
+    gray = luminance(pixels)
     pairs = (gray[1:], gray[:-1]), (gray[:, 1:], gray[:, :-1])
     # Sums of integers: equal on every machine.
     means = [cv2.norm(a, b, cv2.NORM_L1) / a.size for a, b in pairs if a.size]

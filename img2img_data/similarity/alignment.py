@@ -112,7 +112,7 @@ def measure_shift(first: Pixels, second: Pixels) -> Shift:
 
 def _spectrum(pixels: Pixels) -> Plane:
     """Return the Fourier transform, H x W x 2, of an image's edges under a Hann window."""
-    gray = pixels if pixels.ndim == 2 else luminance(pixels[..., :3])
+    gray = luminance(pixels)
     # Noise would dominate the gradients, which are normalized below.
     smooth = cv2.GaussianBlur(gray.astype(np.float32), (0, 0), 1.0)
     along_x, along_y = (cv2.Sobel(smooth, cv2.CV_32F, *order) for order in ((1, 0), (0, 1)))

@@ -111,8 +111,7 @@ def fingerprint(pixels: Pixels | None, stamp: tuple[int, int] = (0, 0)) -> bytes
         digest = blake2b(repr((pixels.shape, pixels.dtype.str)).encode(), digest_size=16)
         digest.update(np.ascontiguousarray(pixels).data)
         record["digest"] = np.frombuffer(digest.digest(), "<u8")
-        gray = to_8_bit(pixels) if pixels.dtype == np.uint16 else pixels
-        gray = luminance(gray) if gray.ndim == 3 else gray
+        gray = luminance(to_8_bit(pixels) if pixels.dtype == np.uint16 else pixels)
         spectrum = cv2.dct(_shrink(gray, GRID).astype(np.float32))[_ROWS, _COLUMNS]
         sure = (np.abs(spectrum) > SURE_LEVEL).sum() >= SURE_FREQUENCIES
         record["kind"] = HASHED if sure else FLAT

@@ -915,7 +915,16 @@ def test_lab_comes_back() -> None:
     back = color.lab_to_rgb(color.rgb_to_lab(wide))
     assert back.dtype == np.uint16
     assert np.abs(to_8_bit(back).astype(int) - pixels).max() <= 1
-    assert luminance(pixels).shape == (64, 64)
+
+
+def test_the_luma_of_any_image_is_one_plane() -> None:
+    for kind in (np.uint8, np.uint16):
+        pixels = np.random.default_rng(0).integers(0, 256, (64, 48, 4)).astype(kind)
+        gray = luminance(np.ascontiguousarray(pixels[..., :3]))
+        assert gray.shape == (64, 48)
+        assert gray.dtype == kind
+        assert np.array_equal(luminance(pixels), gray)
+        assert luminance(gray) is gray
 
 
 DECODE_WITH_LITTLE_MEMORY = """
