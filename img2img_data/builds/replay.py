@@ -21,7 +21,7 @@ from img2img_data.core.files import versions, write_atomically, writing_to
 from img2img_data.core.jsonl import Row, checked_row, lines_of
 from img2img_data.core.settings_model import Place, build_part
 from img2img_data.corpus.format import TILE_COLUMNS, inside
-from img2img_data.corpus.reader import read_info, reason_of, stated_corpus
+from img2img_data.corpus.reader import read_info, stated_corpus
 from img2img_data.images import io
 from img2img_data.runner.plan import ImageTask, Plan
 
@@ -71,7 +71,7 @@ def replay_pair(
             (loaded,) = pairs.read_sources(job, task)
     except Rejected as rejected:
         what = "the clean image in the corpus" if source is None else f"the source '{name}'"
-        raise CorpusError(f"{what} cannot be used", None, reason_of(rejected)) from None
+        raise CorpusError(f"{what} cannot be used", None, str(rejected)) from None
     if loaded.sha256 and loaded.sha256 != row.get("source_sha256"):
         why = "is not the image from which the corpus was built"
         raise CorpusError("source", name, why, "its bytes differ")

@@ -166,3 +166,6 @@ class Rejected(Exception):
             raise ValueError(f"unknown reason {reason!r}")
         super().__init__(reason, detail)
         self.reason, self.detail = reason, detail
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.detail}" if self.detail else self.reason

@@ -161,7 +161,7 @@ class Corpus:
             image = io.read(path, policy)
         except Rejected as rejected:
             hint = "check the corpus with 'img2img-data verify'"
-            raise CorpusError("image", path, reason_of(rejected), hint) from None
+            raise CorpusError("image", path, str(rejected), hint) from None
         if exact and "depth" in image.notes:
             why = "has 16 bits per sample, but the folder does not state its depth"
             hint = "make a corpus of the folder with 'img2img-data import'"
@@ -178,11 +178,6 @@ def no_split(corpus: Corpus, split: str) -> UsageError:
     """Return the error for a split that a corpus does not have."""
     why, have = f"has no split '{printable(str(split))}'", ", ".join(corpus.splits) or "none"
     return UsageError("corpus", corpus.root, why, f"it has {have}")
-
-
-def reason_of(rejected: Rejected) -> str:
-    """Return the reason and the detail of a rejected image in one phrase."""
-    return ": ".join(filter(None, (rejected.reason, rejected.detail)))
 
 
 def open_corpus(root: os.PathLike[str] | str, rows: bool = True) -> Corpus:
@@ -334,7 +329,7 @@ def _open_layout(root: Path, name: str) -> Corpus:
             hint = "'img2img-data import' lists the files that it cannot use"
             if entry.rejected[0] == "link":
                 hint = "'img2img-data import --follow-links' makes a corpus with it"
-            raise CorpusError("image", paths[0], reason_of(Rejected(*entry.rejected)), hint)
+            raise CorpusError("image", paths[0], str(Rejected(*entry.rejected)), hint)
         if layout.kind == "unpaired":
             domains.setdefault(entry.split, ([], []))[entry.side].append(paths[0])
         else:

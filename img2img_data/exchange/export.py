@@ -33,7 +33,7 @@ from img2img_data.core.jsonl import RowFile, count_rows, open_rows
 from img2img_data.corpus.card import README, to_card
 from img2img_data.corpus.format import CORPUS_FILE, EXTENSIONS, METADATA_FILE, to_json_line
 from img2img_data.corpus.layouts import SPLITS
-from img2img_data.corpus.reader import Corpus, Pair, manifests_of, open_corpus, pair_of, reason_of
+from img2img_data.corpus.reader import Corpus, Pair, manifests_of, open_corpus, pair_of
 from img2img_data.exchange.webdataset import VERIFY, read_file, read_listed
 from img2img_data.images import io
 from img2img_data.runner.build_folder import BUILDING, BuildFolder, Report, write_file
@@ -426,7 +426,7 @@ def _copied(pair: Pair, path: Path, column: str, across: int) -> EncodedImage:
     try:
         width, height = io.decode(data).size
     except Rejected as rejected:
-        raise CorpusError("image", path, reason_of(rejected), VERIFY) from None
+        raise CorpusError("image", path, str(rejected), VERIFY) from None
     extension = path.suffix.lower()
     if extension not in EXTENSIONS:
         raise CorpusError("image", path, f"ends in '{printable(extension)}'", VERIFY)

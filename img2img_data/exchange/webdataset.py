@@ -42,7 +42,7 @@ from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.card import README, write_datasets_rows
 from img2img_data.corpus.layouts import MemberGroup, webdataset_samples
-from img2img_data.corpus.reader import manifests_of, reason_of, stated_corpus
+from img2img_data.corpus.reader import manifests_of, stated_corpus
 from img2img_data.images import io
 from img2img_data.runner.build_folder import BUILDING, BuildFolder, Report, write_file
 
@@ -213,7 +213,7 @@ def read_file(path: Path) -> bytes:
     except Rejected as rejected:
         if rejected.reason == "empty":
             return b""
-        raise CorpusError("file", path, reason_of(rejected), VERIFY) from None
+        raise CorpusError("file", path, str(rejected), VERIFY) from None
 
 
 def read_listed(path: Path, row: Mapping[str, Any], column: str) -> bytes:

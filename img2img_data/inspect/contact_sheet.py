@@ -12,7 +12,6 @@ import numpy as np
 from img2img_data.core.errors import Img2ImgError, Rejected, UsageError
 from img2img_data.core.files import write_atomically
 from img2img_data.corpus.format import image_rng
-from img2img_data.corpus.reader import reason_of
 from img2img_data.degradations.base import Degradation
 from img2img_data.degradations.registry import DEGRADATIONS, find_degradation
 from img2img_data.images import io
@@ -41,7 +40,7 @@ def write_contact_sheet(
     try:
         pixels = io.read(image).pixels
     except Rejected as rejected:
-        why = f"cannot be used: {reason_of(rejected)}"
+        why = f"cannot be used: {rejected}"
         raise UsageError("image", image, why, "give another one") from None
     # Cropped, not scaled: scaling would hide the noise and the blur that the sheet is about.
     top, left = (max(0, (length - side) // 2) for length in pixels.shape[:2])

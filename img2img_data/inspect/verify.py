@@ -19,7 +19,7 @@ from img2img_data.core.command_line import Progress, counter_of
 from img2img_data.core.errors import CorpusError, Rejected, printable
 from img2img_data.core.jsonl import Row, iter_rows, open_rows
 from img2img_data.corpus.format import EXTENSIONS, METADATA_FILE, columns_of, hash64, inside
-from img2img_data.corpus.reader import Corpus, Pair, open_corpus, pair_of, reason_of, stated_corpus
+from img2img_data.corpus.reader import Corpus, Pair, open_corpus, pair_of, stated_corpus
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels
 from img2img_data.runner.workers import LocalPool
@@ -301,7 +301,7 @@ def _check_file(folder: Path, row: Row, column: str, corpus: Corpus, quick: bool
         # Nothing is converted: depth and channels are compared as they are stored.
         image = io.decode(data, io.ReadPolicy(depth="keep", channels="keep"))
     except Rejected as rejected:
-        return [("unreadable", name, reason_of(rejected))]
+        return [("unreadable", name, str(rejected))]
     width, height = image.size
     size = (row.get("width", 0) * (2 if corpus.layout == "combined" else 1), row.get("height", 0))
     if (width, height) != size:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
-from img2img_data.corpus.reader import Corpus, Pair, open_corpus, reason_of
+from img2img_data.corpus.reader import Corpus, Pair, open_corpus
 from img2img_data.images import io
 from img2img_train.config import RunConfig
 from img2img_train.data.color import ChannelLayout
@@ -89,7 +89,7 @@ def size_of_file(path: Path, halves: int = 1) -> Size:
         height, width = io.size_of(path)
     except Rejected as rejected:
         hint = "check the corpus with 'img2img-data verify'"
-        raise CorpusError("image", path, reason_of(rejected), hint) from None
+        raise CorpusError("image", path, str(rejected), hint) from None
     return height, width // halves
 
 

@@ -30,7 +30,6 @@ from img2img_data.core.errors import CorpusError, Rejected, UsageError, load_ext
 from img2img_data.core.files import check_unused, locked, write_atomically
 from img2img_data.core.jsonl import iter_rows
 from img2img_data.corpus.format import REJECTED_FILE, UniqueKeys, to_json_line
-from img2img_data.corpus.reader import reason_of
 from img2img_data.degradations.blur import GaussianBlur
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels, to_8_bit
@@ -156,7 +155,7 @@ def unreadable(what: str, name: str) -> Iterator[None]:
     try:
         yield
     except Rejected as rejected:
-        raise CorpusError(what, name, reason_of(rejected), "give another") from None
+        raise CorpusError(what, name, str(rejected), "give another") from None
 
 
 def translate_video(
