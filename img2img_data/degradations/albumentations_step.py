@@ -135,8 +135,7 @@ class Albumentations(Degradation):
         otherwise.
         """
         if image.ndim == 3 and image.shape[2] not in {1, 3}:
-            channels = (np.ascontiguousarray(image[..., c]) for c in range(image.shape[2]))
-            return np.stack([self.apply(channel, **drawn) for channel in channels], -1)
+            return self._by_channel(image, **drawn)
         gray = image.ndim == 2 or image.shape[2] == 1
         samples = image if image.dtype == np.uint8 else np.clip(to_unit(image), 0, 1)
         if gray:

@@ -325,6 +325,11 @@ class Degradation(FrozenModel):
         """
         return from_unit(self.degrade(to_unit(image), **drawn), image)
 
+    def _by_channel(self, image: Image, **drawn: Any) -> Image:
+        """Apply to each channel alone: a codec or a filter takes few numbers of channels."""
+        channels = (np.ascontiguousarray(image[..., c]) for c in range(image.shape[2]))
+        return np.stack([self.apply(channel, **drawn) for channel in channels], -1)
+
     def degrade(self, image: FloatImage, **drawn: Any) -> Image:
         """Return the degraded image, H x W x C in [0, 1]. ``image`` is a copy, free to change."""
         raise NotImplementedError

@@ -109,8 +109,7 @@ class MedianFilter(Degradation):
         size = int(drawn["size"])
         # OpenCV's median takes 1, 3 or 4 channels, and squares above 5 only for uint8.
         if image.ndim == 3 and image.shape[2] not in {1, 3, 4}:
-            channels = (np.ascontiguousarray(image[..., c]) for c in range(image.shape[2]))
-            return np.stack([self.apply(channel, **drawn) for channel in channels], -1)
+            return self._by_channel(image, **drawn)
         if image.dtype == np.uint8 or size <= 5:
             return cv2.medianBlur(image, size).reshape(image.shape)
         half, middle = size // 2, size * size // 2

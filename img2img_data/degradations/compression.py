@@ -36,14 +36,12 @@ class Codec(Degradation):
         """
         if max(image.shape[:2]) > self.max_side:
             raise Rejected("too-many-pixels", f"the format holds {self.max_side:,} pixels a side")
+        if image.ndim == 3 and image.shape[2] not in {1, 3}:
+            return self._by_channel(image, **drawn)
         deep = image if image.ndim == 3 else image[..., None]
         if image.dtype != np.uint8:
             deep = np.rint(np.clip(to_unit(image), 0, 1) * 255).astype(np.uint8)
-        if deep.shape[2] in {1, 3}:
-            coded = self.code(np.ascontiguousarray(deep), **drawn)
-        else:
-            channels = (np.ascontiguousarray(deep[..., c, None]) for c in range(deep.shape[2]))
-            coded = np.stack([self.code(channel, **drawn) for channel in channels], -1)
+        coded = self.code(np.ascontiguousarray(deep), **drawn)
         if image.dtype == np.uint8:
             return coded.reshape(image.shape)
         return from_unit(to_unit(coded), image)
