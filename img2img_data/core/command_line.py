@@ -241,7 +241,7 @@ class _Choice(click.Choice):  # type: ignore[type-arg]
 
     def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
         if str(value) not in map(str, self.choices):
-            why, hint = f"'{printable(str(value))}' is unknown", did_you_mean(value, self.choices)
+            why, hint = f"'{printable(value)}' is unknown", did_you_mean(value, self.choices)
             raise UsageError("option", param.opts[-1], why, hint)
         return super().convert(value, param, ctx)
 
@@ -359,7 +359,7 @@ def _describe(error: BaseException) -> str:
         return "out of memory; free some or use fewer processes, then run the command again"
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(frame.filename).name}, line {frame.lineno}"
-    about = f"{type(error).__name__}: {printable(str(error))[:300]}"
+    about = f"{type(error).__name__}: {printable(error)[:300]}"
     return f"a fault of this program in {where}, {about}; IMG2IMG_TRACEBACK=1 shows the traceback"
 
 
@@ -382,7 +382,7 @@ def _print_usage_error(error: click.ClickException) -> None:
 def shell_line(*words: object) -> str:
     """Return a command line to type: its words, quoted for the shell of this system."""
     # A path that begins with a dash would be an option.
-    texts = ["./" * (isinstance(w, Path) and str(w)[0] == "-") + printable(str(w)) for w in words]
+    texts = ["./" * (isinstance(w, Path) and str(w)[0] == "-") + printable(w) for w in words]
     # Not of Bash: cmd and PowerShell know no single quotes, or no backslashes.
     return subprocess.list2cmdline(texts) if os.name == "nt" else shlex.join(texts)
 

@@ -76,12 +76,11 @@ HINTS: Final[dict[str, tuple[str, ...]]] = {
 """What helps if a reason rejects all images; a command shows the texts whose options it has."""
 
 
-def printable(text: str | bytes) -> str:
+def printable(name: object) -> str:
     """Return a name safe to print: control, invisible and undecodable characters escaped."""
     # A name in an archive or a folder is data of others: an escape sequence in it could rewrite the
     # terminal, and a newline could forge a line of a log.
-    if isinstance(text, bytes):
-        text = text.decode("utf-8", "surrogateescape")
+    text = name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else str(name)
     if text.isprintable():
         return text
     return "".join(
@@ -95,7 +94,7 @@ class Img2ImgError(Exception):
     exit_code = 1
 
     def __init__(self, what: str, path: object = None, why: str = "", hint: str = "") -> None:
-        named = f"{what} '{printable(str(path))}'" if path is not None else what
+        named = f"{what} '{printable(path)}'" if path is not None else what
         text = ": ".join(part for part in (named, why) if part)
         super().__init__(f"{text}; {hint}" if hint and text else text or hint)
 

@@ -176,7 +176,7 @@ class RowFile(Sequence[ItemT], Generic[ItemT]):
         return self._items(self.starts)
 
     def __repr__(self) -> str:
-        return f"<{len(self):,} rows of '{printable(str(self.path))}'>"
+        return f"<{len(self):,} rows of '{printable(self.path)}'>"
 
     def _items(self, starts: Sequence[int]) -> Iterator[ItemT]:
         with _open(self.path) as file:

@@ -153,7 +153,7 @@ def read_yaml(recipe: Path | str) -> Document:
         content = loader.get_single_data()
         if isinstance(content, dict):
             lines = dict(_lines_of(loader.root, ()))
-            return Document(content, Place(f"recipe '{printable(str(path))}'", lines=lines))
+            return Document(content, Place(f"recipe '{printable(path)}'", lines=lines))
         why, hint = "is not a mapping", f"write the steps under 'degradation:', as in {EXAMPLE}"
     except _Fault as fault:
         line, why, hint = fault.args

@@ -50,7 +50,7 @@ def degradation(pipeline: Any, /, **settings: Any) -> Degradation:
         recipes = yaml_file.shipped_recipes()
         if not isinstance(pipeline, str) or {pipeline} & recipes.keys() - DEGRADATIONS.keys():
             why, hint = "is not a kind, so it takes no settings", "change a copy of the recipe"
-            raise UsageError("degradation", printable(str(pipeline))[:80], why, hint)
+            raise UsageError("degradation", printable(pipeline)[:80], why, hint)
         pipeline = {pipeline: settings}
     return parse_spec(*read_pipeline(pipeline, Place("degradation"))).degradation
 
@@ -72,7 +72,7 @@ def read_pipeline(value: Any, place: Place) -> tuple[Any, Place]:
     if "degradation" not in content:
         hint = f"write a pipeline of degradations under that key, as in {yaml_file.EXAMPLE}"
         if "corpus" in content:
-            hint = f"'img2img-data build {printable(str(value))}' makes its corpora"
+            hint = f"'img2img-data build {printable(value)}' makes its corpora"
         raise UsageError("recipe", value, "has no 'degradation'", hint)
     return content["degradation"], file.below("degradation")
 

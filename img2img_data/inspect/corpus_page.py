@@ -178,7 +178,7 @@ def _facts(pair: Pair) -> dict[str, str]:
     tags = statistics.values_of(pair.row, "tags")
     facts = {f"tag {name}": statistics.text_of(value) for name, value in tags}
     if pair.row.get("kind"):
-        facts["kind"] = printable(str(pair.row["kind"]))
+        facts["kind"] = printable(pair.row["kind"])
     return {"split": pair.split, **facts}
 
 
@@ -239,6 +239,6 @@ def _render(**content: Any) -> str:
     defaults = {name: field.default for name, field in BuildSettings.model_fields.items()}
     environment.globals |= {"meanings": REASONS, "defaults": defaults, "degradations": DEGRADATIONS}
     environment.globals["unstated"] = {"command", "pairing", "degradation", *SOURCE_ENTRIES}
-    environment.filters |= {"shell": shell_line, "printable": lambda text: printable(str(text))}
+    environment.filters |= {"shell": shell_line, "printable": printable}
     environment.filters["help"] = help_of
     return environment.get_template("show.html").render(**content)

@@ -95,7 +95,7 @@ def count_corpus(
                 heapq.heappop(heap)
     rejected = corpus.root / REJECTED_FILE
     for row in iter_rows(rejected) if rejected.is_file() else ():
-        found.rejected[reason := printable(str(row.get("reason")))] += 1
+        found.rejected[reason := printable(row.get("reason"))] += 1
         if found.rejected[reason] <= MAX_NAMES:
             found.rejected_rows.append({**row, "reason": reason})
     total = found.counts.total()
@@ -139,7 +139,7 @@ def text_of(value: object) -> str:
         return "unknown"
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return f"{value:.4g}" if isinstance(value, float) else printable(str(value))
+    return f"{value:.4g}" if isinstance(value, float) else printable(value)
 
 
 # --------------------------------------------------------------------------------------- histograms
