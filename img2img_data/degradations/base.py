@@ -145,11 +145,11 @@ class Uniform:
         ends = text.removesuffix(" log")
         low, dots, high = ends.partition("..")
         try:
-            numbers = float(low), float(high if dots else low)
+            bounds = float(low), float(high if dots else low)
         except ValueError:
             expected = "a number nor a range LOW..HIGH or 'LOW..HIGH log'"
             raise ValueError(f"is neither {expected}") from None
-        return cls(*numbers, ends != text)
+        return cls(*bounds, ends != text)
 
     def plain(self) -> float | list[float | str]:
         """Return the number, or the list that ``parse`` reads, as a recipe holds it."""
@@ -199,7 +199,7 @@ class OddInt(IntRange):
     metavar: ClassVar[str] = "ODD|LOW..HIGH"
 
     def _checked(self, value: float) -> float:
-        if value != int(value) or int(value) % 2 == 0:
+        if value % 2 != 1:  # 0, or a fraction
             raise ValueError(f"{value:g} is not odd")
         return int(value)
 

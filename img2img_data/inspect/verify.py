@@ -192,7 +192,7 @@ def _wrong_counts(corpus: Corpus, row_counts: Mapping[str, int]) -> Iterator[Pro
             yield "manifest", f"{split}/{METADATA_FILE}", detail
 
 
-def _columns_of(corpus: Corpus) -> tuple[str, ...]:
+def _required_columns(corpus: Corpus) -> tuple[str, ...]:
     """Return the columns that every row must have."""
     if corpus.kind == "unpaired":
         return "key", "file_name", "domain"
@@ -272,7 +272,7 @@ class _CheckedRow(NamedTuple):
 
 def _check_row(corpus: Corpus, folder: Path, quick: bool, row: Row) -> _CheckedRow:
     columns, problems = columns_of(row), list[Problem]()
-    if lacking := ", ".join(column for column in _columns_of(corpus) if not row.get(column)):
+    if lacking := ", ".join(column for column in _required_columns(corpus) if not row.get(column)):
         problems.append(("incomplete", f"{folder.name}/{row.get('key', '')}", f"has no {lacking}"))
     for column in columns:
         problems += _check_file(folder, row, column, corpus, quick)
