@@ -30,7 +30,7 @@ from img2img_train.evaluation.evaluate import short_names
 from img2img_train.inference.settings import TranslateSettings
 from img2img_train.inference.tiles import choose_tiling
 from img2img_train.inference.translate import translate_bytes, translate_pixels
-from img2img_train.metrics.registry import IMAGE_METRICS
+from img2img_train.metrics.registry import IMAGE_METRICS, image_scores
 from img2img_train.networks.layers import TestNorm
 from img2img_train.runs.checkpoint import Description, read_checkpoint
 from img2img_train.runs.folder import find_checkpoint, read_evaluations, sample_paths
@@ -184,17 +184,23 @@ class ModelRegistry:
         return seen, translate_bytes(model, data, settings).image
 
     def score(self, choice: ModelChoice, target: Pixels, image: Pixels) -> ScoredRestoration:
-        """Restore an image and score input and output against the target.
+        """Restore an image and score input and output against the target, by every metric.
 
-        If the model's output is gray, the target is the gray of ``target``.
+        If the model's output is gray, the target is the gray of ``target``. Raises UsageError if
+        image and target differ in size.
         """
+        if image.shape != target.shape:
+            sizes = " and ".join(f"{p.shape[1]} x {p.shape[0]}" for p in (image, target))
+            why = f"input and target have different sizes, {sizes} pixels"
+            raise UsageError("images", None, why, "give the two halves of one pair")
         model = self.model(choice)
         if model.spec.outputs == 1:
             target = as_seen(ChannelLayout("rgb", (1, 1)), target)
         seen = as_seen(model.channel_layout, image)
         tiling, _ = choose_tiling(choice.settings, model, *image.shape[:2])
         output = to_uint8_rgb(translate_pixels(model, image, tiling))
-        return ScoredRestoration(seen, output, target, scores(target, seen), scores(target, output))
+        scores = image_scores([seen, output], target, IMAGE_METRICS)
+        return ScoredRestoration(seen, output, target, *scores)
 
 
 def as_seen(layout: ChannelLayout, image: Pixels) -> Pixels:
@@ -218,12 +224,3 @@ def degraded(
     rng = image_rng(seed, name.encode("utf-8", "surrogateescape"))
     drawn: dict[str, Any] = {**degradation.draw(rng)}
     return np.asarray(degradation.apply(image, **drawn), np.uint8), drawn
-
-
-def scores(target: Pixels, image: Pixels) -> dict[str, float]:
-    """Return every metric of an image against its target; UsageError if their sizes differ."""
-    if image.shape != target.shape:
-        sizes = " and ".join(f"{p.shape[1]} x {p.shape[0]}" for p in (image, target))
-        why = f"input and target have different sizes, {sizes} pixels"
-        raise UsageError("images", None, why, "give the two halves of one pair")
-    return {name: metric.compute(image, target) for name, metric in IMAGE_METRICS.items()}

@@ -55,7 +55,6 @@ from img2img_train.serve.models import (  # noqa: E402
     as_seen,
     degraded,
     load_cached,
-    scores,
 )
 from img2img_train.serve.request_guard import remove_old_files  # noqa: E402
 from img2img_train.serve.widgets import all_widgets, settings_of  # noqa: E402
@@ -205,12 +204,15 @@ def test_gray_and_lab_models_are_scored_on_what_they_take(
     model = registry.model(ModelChoice())
     assert np.abs(result.output.astype(int) - model.restore(image[None])[0]).max() <= 1
     assert np.array_equal(result.input, as_seen(model.channel_layout, image))
-    assert result.input_scores == scores(result.target, result.input)
+    for pixels, scores in ((result.input, result.input_scores), (result.output, result.scores)):
+        expected = {n: m.compute(pixels, result.target) for n, m in IMAGE_METRICS.items()}
+        assert scores == expected
 
 
-def test_images_of_two_sizes_are_one_line() -> None:
+def test_images_of_two_sizes_are_one_line(tmp_path: Path) -> None:
+    registry = ModelRegistry.open([write_model(tmp_path / "m")], "cpu", LIMITS)
     with pytest.raises(UsageError, match="40 x 32 and 20 x 16 pixels"):
-        scores(make_photo(1, 20, 16), make_photo(1, 40, 32))
+        registry.score(ModelChoice(), make_photo(1, 20, 16), make_photo(1, 40, 32))
 
 
 def test_limits_hold_before_anything_is_decoded(tmp_path: Path) -> None:
