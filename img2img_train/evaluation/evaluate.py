@@ -101,10 +101,7 @@ def evaluate_run(
     # Named apart from the corpora that the run was trained on, which the report names too.
     known = [path.resolve() for path in (corpus, *(Path(c.path) for c in model.config.corpora))]
     names = model.config.title, short_names(list(dict.fromkeys(known)))[0]
-    pairs = _pairs(opened, settings.split)
-    count = _counter(progress, 0, len(pairs), names)
-    scoring = replace(_scoring(opened, settings), names=names, progress=count)
-    scored = _evaluate(model, opened, pairs, scoring, gallery)
+    scored = evaluate_loaded(model, opened, settings, names, progress=progress, gallery=gallery)
     stem = f"{_file_name(names[1])}-{_file_name(settings.split)}"
     write_atomically(run / "evaluation" / f"{stem}.csv", images_csv([scored]))
     payload = {
@@ -123,14 +120,17 @@ def evaluate_loaded(
     settings: EvaluateSettings,
     names: tuple[str, str],
     perceptual: PerceptualNetworks = NO_NETWORKS,
+    progress: ProgressByPart | None = None,
+    gallery: int = 0,
 ) -> Evaluation:
     """Return the scores of a model in memory on a corpus; ``names`` are those of both.
 
     Raises as ``evaluate_matrix``.
     """
     pairs = _pairs(corpus, settings.split, perceptual)
-    scoring = replace(_scoring(corpus, settings, perceptual), names=names)
-    return _evaluate(model, corpus, pairs, scoring, gallery=0)
+    count = _counter(progress, 0, len(pairs), names)
+    scoring = replace(_scoring(corpus, settings, perceptual), names=names, progress=count)
+    return _evaluate(model, corpus, pairs, scoring, gallery)
 
 
 def _metric_names(settings: EvaluateSettings) -> tuple[str, ...]:
@@ -142,9 +142,7 @@ def _metric_names(settings: EvaluateSettings) -> tuple[str, ...]:
     return metrics
 
 
-def _scoring(
-    corpus: Corpus, settings: EvaluateSettings, perceptual: PerceptualNetworks = NO_NETWORKS
-) -> Scoring:
+def _scoring(corpus: Corpus, settings: EvaluateSettings, perceptual: PerceptualNetworks) -> Scoring:
     baselines, read = score.NO_BASELINES, partial(score.read_pair, corpus)
     if corpus.kind == "paired":
         baselines = fit_baselines(settings.baselines, corpus, settings.split, read)
@@ -265,9 +263,7 @@ def _counter(
     return lambda done: progress(before + done, total, " on ".join(names)) if progress else None
 
 
-def _pairs(
-    corpus: Corpus, split: str, perceptual: PerceptualNetworks = NO_NETWORKS
-) -> Sequence[Pair]:
+def _pairs(corpus: Corpus, split: str, perceptual: PerceptualNetworks) -> Sequence[Pair]:
     check_no_alpha(corpus)
     if corpus.kind == "unpaired":
         return domains.images_of(corpus, split, perceptual)
