@@ -41,6 +41,11 @@ def intersection(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDA
     return np.asarray(np.minimum(first, second).sum(axis=-1), np.float64)
 
 
+def color_overlaps(first: NDArray[np.float64], second: NDArray[np.float64]) -> dict[str, float]:
+    """Return the overlaps of two ``lab_histogram``s, 3 x 256, by metric."""
+    return dict(zip(COLOR_METRICS, intersection(first, second).tolist(), strict=True))
+
+
 @dataclass(slots=True)
 class ColorHistograms:
     """The colors of inputs, outputs and targets, summed over the images of each group.
@@ -68,10 +73,8 @@ class ColorHistograms:
 
     def scores(self) -> tuple[dict[str, float], dict[str, float]]:
         """Return the overlaps with the targets, by metric: of the outputs, and of the inputs."""
-        means = np.sum(self.sums, axis=0) / sum(self.images)
-        overlaps = (intersection(means[side], means[TARGET]).tolist() for side in (OUTPUT, INPUT))
-        outputs, inputs = (dict(zip(COLOR_METRICS, values, strict=True)) for values in overlaps)
-        return outputs, inputs
+        input, output, target = np.sum(self.sums, axis=0) / sum(self.images)
+        return color_overlaps(output, target), color_overlaps(input, target)
 
     def gain_intervals(self, other: ColorHistograms | None = None) -> dict[str, bootstrap.Interval]:
         """Return the 95 % interval of the gain in overlap over the inputs, by metric, or over the

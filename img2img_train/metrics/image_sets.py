@@ -8,9 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from img2img_data.images.pixels import Pixels
-from img2img_train.metrics.color_overlap import intersection, lab_histogram
+from img2img_train.metrics.color_overlap import color_overlaps, lab_histogram
 from img2img_train.metrics.fid import Gaussian, Inception, frechet_distance
-from img2img_train.metrics.registry import COLOR_METRICS
 
 
 @dataclass(slots=True)
@@ -36,5 +35,4 @@ class SetStatistics:
         Both sets hold two images at least.
         """
         shares = (each.histograms / each.features.count for each in (self, other))
-        overlaps = dict(zip(COLOR_METRICS, intersection(*shares).tolist(), strict=True))
-        return overlaps | {"fid": frechet_distance(self.features, other.features)}
+        return color_overlaps(*shares) | {"fid": frechet_distance(self.features, other.features)}
