@@ -55,9 +55,7 @@ class Gaussian:
         self.products = self.products + features.T @ features
 
     def moments(self) -> tuple[Features, Features]:
-        """Return mean (D) and covariance (D x D, divided by N - 1); ValueError if N < 2."""
-        if self.count < 2:
-            raise ValueError("a covariance needs two images at least")
+        """Return mean (D) and covariance (D x D, divided by N - 1) of two or more features."""
         mean = self.total / self.count
         covariance = (self.products - self.count * np.outer(mean, mean)) / (self.count - 1)
         return mean, (covariance + covariance.T) / 2
