@@ -32,7 +32,7 @@ from img2img_data.core.jsonl import iter_rows
 from img2img_data.corpus.format import REJECTED_FILE, UniqueKeys, to_json_line
 from img2img_data.degradations.blur import GaussianBlur
 from img2img_data.images import io
-from img2img_data.images.pixels import Pixels, to_8_bit
+from img2img_data.images.pixels import Pixels, to_8_bit, to_uint8_rgb
 from img2img_train.data.color import is_gray
 from img2img_train.data.deconvolution import Steps
 from img2img_train.inference.inputs import check_readable, list_images
@@ -133,11 +133,9 @@ def translate_pixels(
 
 def _on_white(pixels: Pixels) -> Pixels:
     """Return an 8-bit image without its alpha channel, composed on white."""
-    if pixels.shape[2:] not in {(2,), (4,)}:
-        return pixels
-    share = pixels[..., -1:].astype(np.float32) / 255
-    opaque = np.rint(pixels[..., :-1] * share + 255 * (1 - share)).astype(np.uint8)
-    return opaque[..., 0] if opaque.shape[2] == 1 else opaque
+    if pixels.shape[2:] == (2,):
+        return to_uint8_rgb(pixels[..., [0, 0, 0, 1]])[..., 0]
+    return to_uint8_rgb(pixels) if pixels.shape[2:] == (4,) else pixels
 
 
 def translate_file(
