@@ -165,18 +165,17 @@ class Evaluation(MeanScores):
     gallery: tuple[GalleryItem, ...] = ()
 
     def __repr__(self) -> str:
-        name, parts = self.headline, (self.scores, self.input_scores, self.gain)
-        model, input, gain = (part[name] for part in parts)
-        images = f"{self.images:,} image{'s' * (self.images != 1)}"
+        name, images = self.headline, f"{self.images:,} image{'s' * (self.images != 1)}"
+        model, input = self.scores[name], self.input_scores[name]
         score = f"FID {model:.2f}" if name == "fid" else f"PSNR {model:.2f} dB"
         line = f"{printable(self.run)} on {printable(self.corpus)}, {images}: {score}, "
         if name == "psnr" and input == PSNR_CAP:
             return line + "all inputs equal their targets"
-        line += f"input {input:.2f}, gain {gain:+.2f}"
-        if (best := self.best_baseline) == INPUT:
+        line += f"input {input:.2f}, gain {self.gain[name]:+.2f}"
+        if self.best_baseline == INPUT:
             return line
-        score_of_best, over = (getattr(self.baselines[best], p)[name] for p in ("scores", "gain"))
-        return f"{line}; {best} {score_of_best:.2f}, gain {over:+.2f}"
+        best = self.baselines[self.best_baseline]
+        return f"{line}; {self.best_baseline} {best.scores[name]:.2f}, gain {best.gain[name]:+.2f}"
 
     @property
     def names(self) -> dict[str, str]:
@@ -314,20 +313,20 @@ def _gains(
 ) -> dict[str, BaselineScores]:
     """Return the mean scores of each baseline on the images, and the gains of the model over it."""
     # Means of gains, not gains of means: the bootstrap resamples the paired differences.
-    gains = np.array(
-        [
-            [METRICS[n].gain(row.scores[n], score) for one in scores for n, score in one.items()]
-            for row, *scores in zip(rows, *baselines.values(), strict=True)
-        ]
-    )
+    columns = [(name, n) for name, its in baselines.items() for n in its[0]]
+    gains = np.empty((len(rows), len(columns)))
+    for column, (name, n) in enumerate(columns):
+        both = zip(rows, baselines[name], strict=True)
+        gains[:, column] = [METRICS[n].gain(row.scores[n], its[n]) for row, its in both]
     # One bootstrap for all: drawing takes longer than the means.
-    intervals = iter(bootstrap_interval(gains, [row.group for row in rows]))
-    means = iter(gains.mean(axis=0).tolist())
+    groups = [row.group for row in rows]
+    intervals = dict(zip(columns, bootstrap_interval(gains, groups), strict=True))
+    means = dict(zip(columns, gains.mean(axis=0).tolist(), strict=True))
     return {
         name: BaselineScores(
             {n: float(np.mean([one[n] for one in its])) for n in its[0]},
-            {n: next(means) for n in its[0]},
-            {n: next(intervals) for n in its[0]},
+            {n: means[name, n] for n in its[0]},
+            {n: intervals[name, n] for n in its[0]},
         )
         for name, its in baselines.items()
     }
