@@ -34,11 +34,6 @@ from img2img_train.runs.folder import (
 )
 
 BROWSER_SIDE: Final = 256
-UNSCORED: Final = (
-    "No scores: fit scores a model when training ends, on pairs in a split test or val, unless "
-    "--no-report is given. 'img2img-train evaluate' scores it on other pairs, and on unpaired "
-    "images by FID."
-)
 SAME_COLORS: Final = 0.9
 """Overlap of the colors of inputs and targets from which a task does not change colors."""
 
@@ -66,7 +61,6 @@ def write_run_report(run: Path, out: Path | None = None) -> Path:
         "charts": build_charts({"": run}),
         "samples": build_samples(run, config.objective.sample_columns),
         "paired": config.objective.paired,
-        "unscored": UNSCORED,
         **_settings(config),
     }
     return write_page(out, render("run.html", content))
