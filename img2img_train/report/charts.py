@@ -30,8 +30,8 @@ MAX_POINTS: Final = 500
 COLORS: Final = 6
 SCORES: Final = {"psnr": ("Validation PSNR", "dB"), "cycle_mae": ("Validation cycle MAE", "levels")}
 INPUT: Final = "input"
-LABELS: Final = {"": "model", "_train": "training pairs", "_input": INPUT}
-DASHED: Final = ("training pairs", INPUT)
+TRAINING: Final = "training pairs"
+LABELS: Final = {"": "model", "_train": TRAINING, "_input": INPUT}
 
 
 def build_charts(runs: Mapping[str, Path]) -> list[dict[str, Any]]:
@@ -44,9 +44,10 @@ def build_charts(runs: Mapping[str, Path]) -> list[dict[str, Any]]:
     several = len(runs) > 1
     for number, (run, path) in enumerate(runs.items()):
         for title, name, unit, across, points in _lines(path):
-            dashed = name in DASHED
-            if several and dashed and name != INPUT:
+            # A chart of several runs has one line of each, and that of the input.
+            if several and name == TRAINING:
                 continue
+            dashed = name in (TRAINING, INPUT)
             title = f"{title}: {name}" if several and title == "Loss" else title
             about = {"title": title, "unit": unit, "across": across}
             lines = charts.setdefault((title, across), {**about, "lines": []})["lines"]
@@ -57,11 +58,10 @@ def build_charts(runs: Mapping[str, Path]) -> list[dict[str, Any]]:
             if not (dashed and points[-1][1] in known):
                 line = {"label": label, "color": color % COLORS, "dashed": dashed}
                 lines.append({**line, "points": points})
-    for chart in charts.values() if several else ():
-        inputs = [line for line in chart["lines"] if line["dashed"]]
-        for line in inputs if len(inputs) == 1 else ():
-            line |= {"label": INPUT, "color": COLORS - 1}
     for chart in charts.values():
+        inputs = [line for line in chart["lines"] if line["dashed"]]
+        if several and len(inputs) == 1:
+            inputs[0].update(label=INPUT, color=COLORS - 1)
         _draw(chart)
     return sorted(charts.values(), key=lambda chart: not chart["title"].startswith("Loss"))
 
