@@ -145,6 +145,7 @@ def _statistics(
             pairs, batch = zip(*held, strict=True)
             known[name].add(change(pairs, np.stack(batch)))
             done += len(pairs)
+            # The caller expects to count the images of both domains, however many passes there are.
             scoring.progress(done * (len(sources) + len(targets)) // left)
         if name != OUTPUT:
             scoring.sets[name, scoring.swapped] = known[name]
