@@ -222,7 +222,7 @@ class RawBatch:
 
     inputs: Pixels | Tensor
     targets: Pixels | Tensor
-    orientations: NDArray[np.int64] | None
+    orientations: NDArray[np.int64] | None = None
     operators: Operators | None = None
     jitter: Jitter | None = None
     kinds: NDArray[np.int64] | None = None
@@ -384,13 +384,12 @@ def orient(images: Tensor, orientations: NDArray[np.int64]) -> Tensor:
     for bit, change in ORIENTATIONS.items():
         chosen = (orientations & bit) > 0
         if chosen.any():
-            where = copy_to(chosen, images.device)[:, None, None, None]
-            images = torch.where(where, change(images), images)
+            images = _where(chosen, change(images), images)
     return images
 
 
 def _where(chosen: NDArray[np.bool_], images: Tensor, others: Tensor) -> Tensor:
-    """Return ``others``, N x H x W x C, with the chosen ones taken from ``images``."""
+    """Return ``others``, N images of any layout, with the chosen ones taken from ``images``."""
     if not chosen.any():
         return others
     where = copy_to(chosen, images.device)[:, None, None, None]

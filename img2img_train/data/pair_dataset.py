@@ -49,7 +49,7 @@ class PairDataset(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         indices = np.full((2, 1), range(len(self))[operator.index(index)])
         crops = Crops.center(self.images.crop, 1) if self.images.crop else None
-        raw = loader.RawBatch(*self.images.gather(indices, crops), None)
+        raw = loader.RawBatch(*self.images.gather(indices, crops))
         batch = loader.to_device(raw, torch.device("cpu"), self.images.channel_layout)
         return batch.input[0], batch.target[0]
 

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from img2img_data.images.pixels import Pixels
-from img2img_train.data.augment import Crops, copy_to, stack_crops
+from img2img_train.data.augment import Crops, stack_crops
 from img2img_train.data.color import PLAIN, ChannelLayout, denormalize
 from img2img_train.data.dataset import ImageSet, ImageStore, indices_of_keys
 from img2img_train.data.device_cache import DeviceCache
-from img2img_train.data.loader import StepDataset, evenly_spaced, to_device
+from img2img_train.data.loader import RawBatch, StepDataset, evenly_spaced, to_device
 from img2img_train.metrics.image import PSNR_CAP
 from img2img_train.networks.layers import dropout_at_test, dropout_seeds
-from img2img_train.objectives.base import Batch, Objective
+from img2img_train.objectives.base import Objective
 from img2img_train.runs.model import cudnn_settings
 
 CYCLES: Final = {"reconstructed_input": "input", "reconstructed_target": "target"}
@@ -86,9 +86,7 @@ class Validator:
         for net in self.nets.values():
             net.eval()
         try:
-            sides = (inputs, targets)
-            input, target = (x if isinstance(x, Tensor) else copy_to(x, self.device) for x in sides)
-            batch = Batch(layout.input(input), layout.target(target))
+            batch = to_device(RawBatch(inputs, targets), self.device, layout)
             seeds = dropout_seeds(batch.input) if self.dropout else ()
             # The autotuner would try all algorithms anew for each size of images.
             with cudnn_settings(), dropout_at_test(seeds):
