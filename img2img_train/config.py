@@ -356,7 +356,7 @@ def gather(values: Mapping[str, Any], place: Place = OPTIONS) -> dict[str, Any]:
     is unknown or belongs to other objectives only.
     """
     values = {**_of_preset(values.get("preset"), place), **values}
-    loss = str(values.get("loss", RunConfig.model_fields["loss"].default))
+    loss = str(values.get("loss", DEFAULT_LOSS))
     if loss not in OBJECTIVES:
         why = f"'{printable(loss)}' is unknown"
         raise place.error(["loss"], why, did_you_mean(loss, OBJECTIVES))
@@ -449,9 +449,8 @@ def run_schema() -> dict[str, Any]:
 
 
 # -------------------------------------------------------------------------------- files and recipes
-def configure(recipe: Mapping[str, Any], settings: Mapping[str, Any]) -> RunConfig:
-    """Return the configuration of a recipe overridden by the command line; ``out`` is filled in."""
-    values = {**recipe, **settings}
+def configure(values: Mapping[str, Any]) -> RunConfig:
+    """Return the configuration of flat settings; ``out`` is filled in."""
     if not values.get("corpora"):
         hint = "name at least one corpus, or a recipe that does"
         raise UsageError("corpora", why="none given", hint=hint)

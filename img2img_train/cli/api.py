@@ -42,7 +42,7 @@ def fit(corpora: Any, out: StrPath = "", **settings: Any) -> FitResult:
     """
     values = {**settings, "corpora": corpora, "out": os.fspath(out)}
     values["init"] = os.fspath(settings.get("init") or "")
-    config = configure({}, with_start(values))
+    config = configure(with_start(values))
     try:
         with Display() as display:
             return train(config, display, repeats="raise")

@@ -117,7 +117,7 @@ def fit(corpora: tuple[str, ...], settings: dict[str, Any]) -> None:
     values = read_recipe(recipe, smoke) if recipe is not None else {}
     chosen = {n: v for n, v in settings.items() if n not in FitOptions.model_fields}
     chosen |= {"corpora": corpora} if corpora else {}
-    config = configure({}, with_start({**values, **chosen}))
+    config = configure(with_start({**values, **chosen}))
     missing = [choice.path for choice in config.corpora if not Path(choice.path).exists()]
     if recipe is not None and not corpora and missing:
         command = shell_line("img2img-data", "build", recipe, *["--smoke"] * smoke)

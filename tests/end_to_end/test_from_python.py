@@ -610,7 +610,7 @@ def test_a_second_interrupt_raises_too() -> None:
 
 
 def test_a_run_has_as_many_epochs_as_max_steps_take(home: Path, tmp_path: Path) -> None:
-    config = configure({}, {"corpora": "corpora/gaussian", "out": str(tmp_path), "max_steps": 5000})
+    config = configure({"corpora": "corpora/gaussian", "out": str(tmp_path), "max_steps": 5000})
     opened = RunData.open(config)
     assert opened.steps == 5000
     assert opened.config.epochs * opened.plan.steps_per_epoch >= 5000

@@ -327,7 +327,7 @@ def test_every_recipe_with_a_run_can_be_run(path: Path) -> None:
     text = path.read_text()
     for section in ("run", "smoke"):
         if f"\n{section}:" in text:
-            config = configure(read_recipe(path, smoke=section == "smoke"), {})
+            config = configure(read_recipe(path, smoke=section == "smoke"))
             assert (
                 config.out == f"runs/{path.stem}{'-smoke' * (section == 'smoke')}"
                 or path.stem == "demo"
@@ -339,8 +339,8 @@ def test_a_small_run_of_a_recipe(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text(
         "run: {corpora: a, out: b, epochs: 9}\nsmoke: {run: {epochs: 2}}\n"
     )
-    assert configure(read_recipe(tmp_path / "r.yaml"), {}).epochs == 9
-    small = configure(read_recipe(tmp_path / "r.yaml", smoke=True), {})
+    assert configure(read_recipe(tmp_path / "r.yaml")).epochs == 9
+    small = configure(read_recipe(tmp_path / "r.yaml", smoke=True))
     assert (small.epochs, small.out) == (2, "b-smoke")
     (tmp_path / "r.yaml").write_text("run: {corpora: a}\nsmoke: {run: {epohcs: 2}}\n")
     with pytest.raises(
@@ -352,15 +352,24 @@ def test_a_small_run_of_a_recipe(tmp_path: Path) -> None:
         read_recipe(tmp_path / "r.yaml", smoke=True)
 
 
-def test_the_command_line_overrides_the_recipe(tmp_path: Path) -> None:
+def test_the_command_line_overrides_the_recipe(
+    corpus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("r.yaml").write_text(f"run: {{corpora: {corpus}, epochs: 3, net: unet}}\n")
+    assert command("--recipe", "r.yaml", "--epochs", "2", "--dry-run") == 0
+    assert "2 epochs; into 'runs/corpus-charbonnier-unet'" in capsys.readouterr().out
+
+
+def test_a_run_without_a_folder_is_named_after_its_settings(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("run: {corpora: [a, b=2], epochs: 3, lr: 0.1}\ncorpus: []\n")
-    config = configure(read_recipe(tmp_path / "r.yaml"), {"lr": 0.5})
+    config = configure({**read_recipe(tmp_path / "r.yaml"), "lr": 0.5})
     assert (config.epochs, config.lr, config.out) == (3, 0.5, "runs/a+b-charbonnier-edsr")
-    many = configure({}, {"corpora": [f"corpora/c{number}" for number in range(99)]})
+    many = configure({"corpora": [f"corpora/c{number}" for number in range(99)]})
     assert many.out == "runs/c0+98-charbonnier-edsr"
     assert [(c.path, c.weight) for c in config.corpora] == [("a", 1), ("b", 2)]
     with pytest.raises(UsageError, match="name at least one corpus"):
-        configure({}, {})
+        configure({})
 
 
 # ------------------------------------------------------------------------------------ checkpoints
