@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -101,10 +101,9 @@ class RunFolder:
         """
         kept = {self.log: size}
         # The others are not synced: a power failure or a full disk can leave any bytes at the end.
-        for path in filter(Path.exists, (self.steps, self.timing)):
-            with path.open("rb") as file:
-                rows = takewhile(lambda r: r[1] and r[1].get("step", 0) <= step, _rows_of(file))
-                kept[path] = sum(len(line) for line, _ in rows)
+        for path in (self.steps, self.timing):
+            rows = takewhile(lambda r: r[1] and r[1].get("step", 0) <= step, _rows_of(path))
+            kept[path] = sum(len(line) for line, _ in rows)
         for path, end in kept.items():
             if path.exists() and path.stat().st_size > end:
                 os.truncate(path, end)
@@ -290,21 +289,20 @@ def read_sessions(run: Path | str) -> list[dict[str, Any]]:
     return [row for row in _iter_rows(RunFolder(Path(run)).timing) if "started" in row]
 
 
-def _rows_of(file: Iterable[bytes]) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
-    """Yield each complete line with its row, None if it is damaged."""
-    # A run in progress is writing its last row.
-    return ((line, parse_object(line)) for line in file if line.endswith(b"\n"))
+def _rows_of(path: Path) -> Iterator[tuple[bytes, dict[str, Any] | None]]:
+    """Yield each complete line of a file, if there is one, with its row, None if it is damaged."""
+    if path.is_file():
+        with path.open("rb") as file:
+            # A run in progress is writing its last row.
+            yield from ((line, parse_object(line)) for line in file if line.endswith(b"\n"))
 
 
 def _iter_rows(path: Path) -> Iterator[dict[str, Any]]:
-    if not path.is_file():
-        return
-    with path.open("rb") as file:
-        for number, (_, row) in enumerate(_rows_of(file), 1):
-            if row is None:
-                why = f"line {number} of its {path.name} is damaged"
-                raise CheckpointError("run", path.parent, why, "remove the line")
-            yield row
+    for number, (_, row) in enumerate(_rows_of(path), 1):
+        if row is None:
+            why = f"line {number} of its {path.name} is damaged"
+            raise CheckpointError("run", path.parent, why, "remove the line")
+        yield row
 
 
 def read_evaluations(run: Path) -> Iterator[dict[str, Any]]:
