@@ -20,24 +20,22 @@ from img2img_train.training.state import TrainingState
 
 @dataclass(slots=True)
 class MicroBatches:
-    """The parts of a batch for gradient accumulation, and the fraction of the images that each has.
+    """The parts of a batch for gradient accumulation.
 
     ``images`` holds for each part the images of ``forward`` and those of the image pools, which
     draw from ``rngs``.
     """
 
     parts: list[Batch]
-    fractions: list[float]
     images: list[tuple[Images, Images]] = field(default_factory=list)
     rngs: dict[str, np.random.Generator] = field(default_factory=dict)
 
     @classmethod
     def split(cls, batch: Batch, count: int) -> MicroBatches:
         """Split a batch of N into ``count`` parts, at most N, as equal as possible."""
-        total = len(batch.input)
-        sides = (x.tensor_split(min(count, total)) for x in (batch.input, batch.target))
-        parts = [Batch(inputs, targets) for inputs, targets in zip(*sides, strict=True)]
-        return cls(parts, [len(part.input) / total for part in parts])
+        count = min(count, len(batch.input))
+        sides = (x.tensor_split(count) for x in (batch.input, batch.target))
+        return cls([Batch(inputs, targets) for inputs, targets in zip(*sides, strict=True)])
 
 
 @dataclass(slots=True)
@@ -87,7 +85,7 @@ class TrainStep:
             optimizer = state.optimizers[phase.name]
             optimizer.zero_grad(set_to_none=True)
             for index, part in enumerate(micro.parts):
-                fraction = micro.fractions[index]
+                fraction = len(part.input) / len(batch.input)
                 outputs, history = self._images(phase, phases, micro, index)
                 self.require_gradients(phase)
                 with self.autocast():

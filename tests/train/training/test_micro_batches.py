@@ -91,7 +91,6 @@ def test_micro_batches_are_as_equal_as_possible() -> None:
     batch = a_batch(0, 7)
     parts = MicroBatches.split(batch, 3)
     assert [len(part.target) for part in parts.parts] == [3, 2, 2]
-    assert sum(parts.fractions) == pytest.approx(1)
     assert torch.equal(torch.cat([part.input for part in parts.parts]), batch.input)
     assert len(MicroBatches.split(batch, 99).parts) == 7
     assert len(MicroBatches.split(batch, 1).parts) == 1
