@@ -188,15 +188,16 @@ def test_the_command_after_select_splits_as_the_images_are_split(tmp_path: Path)
         return following
 
     photos = write_photos(tmp_path / "photos", 4, 20, 20)
-    shares = ["--split", "train=0.8,val=0.1,test=0.1"]
-    assert after("select", photos, "some") == ["blur", "some", "corpora/some", *shares]
-    assert after("resize", "--", photos, "-x") == ["blur", "./-x", "corpora/-x", *shares]
+    camera = ["--recipe", "camera"]
+    shares = [*camera, "--split", "train=0.8,val=0.1,test=0.1"]
+    assert after("select", photos, "some") == ["degrade", "some", "corpora/some", *shares]
+    assert after("resize", "--", photos, "-x") == ["degrade", "./-x", "corpora/-x", *shares]
     for name in ("train", "val"):
         shutil.copytree(photos, tmp_path / "both" / name)
-    assert after("select", "both", "kept")[3:] == ["--split", "folder"]
+    assert after("select", "both", "kept")[3:] == [*camera, "--split", "folder"]
     lines = [f'{{"file_name": "{path.name}", "split": "dev"}}' for path in photos.iterdir()]
     (photos / "metadata.jsonl").write_text("\n".join(lines))
-    assert after("select", photos, "tagged")[3:] == []
+    assert after("select", photos, "tagged")[3:] == camera
 
 
 @pytest.mark.parametrize("format", ["png", "jpg", "webp"])
