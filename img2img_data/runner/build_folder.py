@@ -32,7 +32,7 @@ import numpy as np
 from img2img_data.core import errors, files
 from img2img_data.core.errors import REASONS, CorpusError, NothingKeptError, Rejected, UsageError
 from img2img_data.core.files import complete_lines, write_atomically, writing_to
-from img2img_data.core.jsonl import Row, iter_rows, lines_of, parse_object
+from img2img_data.core.jsonl import Row, lines_of, parse_object
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.card import DATASETS_FILE, README, to_card, to_datasets_line
 from img2img_data.corpus.format import REJECTED_FILE, in_split_order, to_json_page
@@ -143,7 +143,7 @@ class Report:
         if self.rejected:
             out.append(f"rejected {self.rejected.total():,}, each a row in rejected.jsonl:")
             out += self.reasons()
-            for row in (rows := [json.loads(line) for _, line in self.shown if line]):
+            for row in (rows := [json.loads(line) for _, line in self.shown]):
                 detail = f", {row['detail']}" if row["detail"] else ""
                 out.append(f"  {row['source']}: {row['reason']}{detail}")
             out += ["  ..."] if self.rejected.total() > len(rows) > 0 else []
@@ -448,13 +448,10 @@ class BuildFolder:
 
     def report(self) -> Report:
         """Return the counts of a complete folder."""
-        report = Report(complete=True)
         counts = _read_json(self.root / self.page)["counts"]
-        report.kept.update(counts["kept"])
-        report.notes.update(counts.get("notes", {}))
-        for row in iter_rows(self.root / REJECTED_FILE):
-            report.add(Outcome(0, "", str(row["reason"]), b""))
-        return report
+        kept, rejected, notes = (Counter(counts.get(n)) for n in ("kept", "rejected", "notes"))
+        unmatched = sum(rejected[reason] for reason in PAIRING_REASONS)
+        return Report(kept, rejected, unmatched, notes=notes, complete=True)
 
 
 def _remove(path: Path) -> None:
