@@ -165,7 +165,7 @@ class BuildSettings(FrozenModel):
 
     option_group: ClassVar[str] = "Corpus"
 
-    size: Annotated[str | None, checked_by(parse_size)] = None
+    size: Annotated[str, checked_by(parse_size)] | None = None
     """size of every image, pixels, as 64 or 640x480; at most 100 million pixels; default:
     unchanged"""
     fit: Fit | None = None
@@ -178,7 +178,7 @@ class BuildSettings(FrozenModel):
     layout: corpus_format.Layout | None = None
     """files of a pair; folders: one each in input/ and target/, combined: one A|B image; default:
     folders, for combine combined"""
-    tile: Annotated[str | None, checked_by(parse_size)] = None
+    tile: Annotated[str, checked_by(parse_size)] | None = None
     """size of the tiles into which every image is cut at its own pixels, as 256 or 640x480, from
     the top left; the rest at the right and at the bottom is left out, smaller images are rejected;
     all tiles of an image are in one split; default: whole images"""
@@ -188,16 +188,16 @@ class BuildSettings(FrozenModel):
     """least detail of an image or tile; mean difference between neighboring pixels of the luma,
     gray levels: clear skies are below 1, most photos 4 to 13; of a pair the more detailed image
     counts; 0: no limit"""
-    split: Annotated[str | None, checked_by(planning.parse_split)] = None
+    split: Annotated[str, checked_by(planning.parse_split)] | None = None
     """shares, as train=0.8,val=0.1,test=0.1, or folder, or tag:NAME; a hash of each image's name
     chooses its split, so adding images moves no others; shares are approximate, and exact with
     --stratify folder; folder: its first folder, tag:NAME: its tag names the split; default:
     tag:split if images have it, else train=1"""
-    group_by: Annotated[str | None, checked_by(_check_group)] = None
+    group_by: Annotated[str, checked_by(_check_group)] | None = None
     """keep the images of a group in one split; a group is a folder, the value of a tag, as person
     (a plain word) or tag:NAME, or of a regular expression on the file name (its match or group
     1)"""
-    stratify: Annotated[str | None, checked_by(_check_strata)] = None
+    stratify: Annotated[str, checked_by(_check_strata)] | None = None
     """apply the shares to each folder, or to each value of a tag, as gender or tag:NAME; exact to
     one group; images added later may move old ones"""
     bits: Literal[8, 16] = 8

@@ -35,11 +35,10 @@ if TYPE_CHECKING:
 
 
 def checked_by(parse: Callable[[str], object]) -> AfterValidator:
-    """Return the validator of a text that ``parse`` must be able to read; None passes."""
+    """Return the validator of a text that ``parse`` must be able to read."""
 
-    def check(value: str | None) -> str | None:
-        if value is not None:
-            parse(value)
+    def check(value: str) -> str:
+        parse(value)
         return value
 
     return AfterValidator(check)
@@ -65,7 +64,7 @@ class RunSettings(FrozenModel):
     filter or --min-detail leaves out do not count"""
     timeout: float = Field(60.0, gt=0)
     """time limit of one image or tile, seconds"""
-    shard: Annotated[str | None, checked_by(parse_shard)] = None
+    shard: Annotated[str, checked_by(parse_shard)] | None = None
     """part i of n to process, as 3/16; in its own folder; 'merge' joins the parts"""
     backend: Literal["loky", "dask"] = "loky"
     """workers; loky: processes of this machine (forks on Linux), dask: a Dask cluster that shares
