@@ -36,6 +36,7 @@ from img2img_data.core.jsonl import Row, lines_of, parse_object
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.card import DATASETS_FILE, README, to_card, to_datasets_line
 from img2img_data.corpus.format import REJECTED_FILE, in_split_order, to_json_page
+from img2img_data.sources.folder import parse_row
 
 BUILDING: Final = ".building"
 JOURNAL_FILE: Final = "journal.jsonl"
@@ -484,12 +485,10 @@ def shard_name(page: Mapping[str, Any]) -> str | None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        # Not ``parse_object``: a recipe may hold halves of surrogate pairs.
-        content = json.loads(files.read_bytes(path))
-    except (Rejected, ValueError, RecursionError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    # Not ``parse_object``: a recipe may hold halves of surrogate pairs.
+    with contextlib.suppress(Rejected):
+        return parse_row(files.read_bytes(path)) or {}
+    return {}
 
 
 def write_file(out: str, name: str, data: bytes) -> None:
