@@ -120,123 +120,128 @@ class RunConfig(FrozenModel):
     corpora: Annotated[tuple[CorpusChoice, ...], BeforeValidator(_as_several)] = Field(min_length=1)
     """corpora to train on, PATH or PATH=WEIGHT"""
     out: str = setting("Options", "", exclude=True)
-    """folder of the run; default: runs/CORPUS-LOSS-NET, or runs/CORPUS+CORPUS-LOSS-NET"""
+    """folder of the run; default: runs/CORPUS-LOSS-NET, or runs/CORPUS+CORPUS-LOSS-NET for several
+    corpora"""
     preset: Preset | None = setting("Options", None)
-    """settings of a published method; other options override them; restore: the defaults of l2, l1
-    and charbonnier; original: the autoencoder of the first version; pix2pix, cyclegan: as published
-    with their code"""
+    """published settings; other options override them; restore: the defaults of l2, l1 and
+    charbonnier; original: the autoencoder of the first version of this project; pix2pix, cyclegan:
+    the settings of the authors' code"""
     loss: str = setting(
         "Options", DEFAULT_LOSS, f"objective: {', '.join(OBJECTIVES)}", enum=OBJECTIVES
     )
     objective: pydantic.SerializeAsAny[Objective]
     init: str = setting("Options", "")
-    """run or checkpoint to start from; also an adopted or exported one; its weights are loaded, the
-    EMA weights where there are any, and the settings of its networks are the defaults; optimizers,
-    schedule and order start anew"""
+    """run or checkpoint to take the initial weights from; adopted and exported models work too; EMA
+    weights are used if there are any, and its network settings become the defaults; optimizers,
+    schedule and data order start afresh"""
     epochs: int | None = setting("Options", 50, ge=1, le=10**9)
-    """passes over the corpora; one draws as many images as they hold, in full batches; default with
-    l2, l1 and charbonnier: as many as take 3,000 steps, or --max-steps if more, 3 at least"""
+    """passes over the corpora; each draws as many images as the corpora hold, in full batches;
+    default with l2, l1 and charbonnier: enough for 3,000 steps (or --max-steps, if larger), at
+    least 3"""
     batch: Positive = setting("Options", 64)
     """images per step"""
 
     direction: Literal["AtoB", "BtoA"] = setting("Data", "AtoB")
-    """translation; AtoB: input to target, BtoA: target to input"""
+    """direction to train; AtoB: input to target; BtoA: target to input"""
     input: Literal["plain", "wiener"] = setting("Data", "plain")
-    """deconvolve blurred inputs first; wiener: by the blur that the row of each pair names, before
-    crops; a row without a blur keeps its input; translate then needs --sigma"""
+    """use plain or deconvolved inputs; wiener: deconvolve with the blur recorded in the row of each
+    pair, before cropping; inputs without a recorded blur stay as they are; translate then needs
+    --sigma"""
     noise_ratio: float | None = setting("Data", None, advanced=True, gt=0, le=100)
-    """with --input wiener, ratio of noise to signal; default: the one with the highest PSNR on
-    training pairs"""
+    """noise-to-signal ratio for --input wiener; default: the one with the highest PSNR on training
+    pairs"""
     split: str = setting("Data", "train", min_length=1)
     """split to train on"""
     degrade: str | dict[str, JsonValue] | list[JsonValue] | None = setting("Data", None)
-    """degrade training targets anew in each epoch; a kind, as gaussian, or the name or path of a
-    recipe with a 'degradation'; in a recipe also a pipeline of degradations; held-out inputs are
-    those of the corpus"""
+    """degrade the training targets anew in each epoch; a kind such as gaussian, or the name or path
+    of a recipe with a 'degradation'; a recipe may give a pipeline of degradations here; held-out
+    inputs still come from the corpus"""
     stored_share: float = setting("Data", 0.0, advanced=True, ge=0, le=1)
-    """with --degrade, share of the samples with the corpus' own input; drawn anew in each epoch"""
+    """share of samples that keep the input stored in the corpus, with --degrade; drawn anew in each
+    epoch"""
     clean_share: float = setting("Data", 0.0, ge=0, le=1)
-    """share of the samples whose input is the target; from them a model learns to leave clean
-    images alone; drawn anew in each epoch"""
+    """share of samples whose input is the target; they teach the model to leave clean images alone;
+    drawn anew in each epoch"""
     load_size: Annotated[int, Field(ge=0, le=8192)] = setting("Data", 0)
-    """resize images to this side, pixels; when they are read, bicubic, both sides, so that images
-    may have any size; before --crop cuts a part out, and --jitter enlarges that and cuts again; 286
-    with --crop 256 in pix2pix and CycleGAN, 0: as they are"""
+    """resize images to squares of this side, pixels; bicubic, when they are read, so images of any
+    size can be used; comes before --crop and --jitter; pix2pix and CycleGAN use 286 with --crop
+    256; 0: keep the stored size"""
     crop: int | None = setting("Data", 0, ge=0, le=10**9)
-    """side of random square crops, pixels; drawn anew in each epoch, the same for both images of a
-    pair; images may then differ in size; 0: whole images of one size; default: whole images, but
-    crops of 96, or of the least side of the network, where l2, l1 or charbonnier meet larger
-    ones"""
+    """train on random square crops of this side, pixels; drawn anew in each epoch, the same for
+    both images of a pair; images may then differ in size; 0: whole images, all of one size;
+    default: whole images, but with l2, l1 or charbonnier crops of 96 if the images are larger (more
+    if the network needs it)"""
     jitter: float = setting("Data", 1.0, ge=1, le=8)
-    """enlarge by this factor, then crop; to the size of the image, at a place drawn anew in each
-    epoch, the same for both images of a pair; 1.1171875 for images stored at 256 is as --load-size
-    286 --crop 256; give one of the two"""
+    """enlarge by this factor, then crop; to the original size, at a random place in each epoch, the
+    same for both images of a pair; 1.1171875 on images stored at 256 equals --load-size 286 --crop
+    256; use one or the other"""
     flip: bool = setting("Data", False)
-    """mirror half of the pairs; drawn anew in each epoch"""
+    """mirror a random half of the pairs; drawn anew in each epoch"""
     rotate: bool | None = setting("Data", False)
-    """turn pairs by 0, 90, 180 or 270 degrees; drawn anew in each epoch; default: on where crops
-    are cut without being asked for, because most crops have no natural orientation, else off"""
+    """turn pairs by 0, 90, 180 or 270 degrees at random; drawn anew in each epoch; default: on if
+    crops are cut by default, because most crops have no natural orientation; else off"""
     limit: Count = setting("Data", 0, advanced=True)
-    """pairs used of each corpus; the first by key; 0: all"""
+    """largest number of pairs to use from each corpus; the first by key; 0: all"""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = setting("Data", 0)
-    """seed of everything random; weights, order, augmentation, degradation"""
+    """random seed; for weights, data order, augmentation and degradation"""
 
     lr: float = setting("Optimization", 2e-4, gt=0, le=10)
     """learning rate"""
     epochs_decay: int | None = setting("Optimization", 0, ge=0, le=10**9)
-    """epochs of decay to 0, at the end; of the learning rate; 0: no decay"""
+    """final epochs in which the learning rate decays to 0; 0: no decay"""
     decay: Literal["linear", "cosine"] = setting("Optimization", "linear")
-    """learning-rate decay; without --epochs-decay it spans the whole run, unless the objective has
-    a published decay"""
+    """shape of the learning-rate decay; without --epochs-decay it spans the whole run, unless the
+    objective has a published decay"""
     warmup: Count = setting("Optimization", 0, advanced=True)
-    """linear warm-up, steps; of the learning rate, starting at lr / STEPS"""
+    """steps of linear warm-up; the learning rate starts at lr / STEPS"""
     ema: Fraction = setting("Optimization", 0.0)
-    """EMA decay of the generator; the average of its weights replaces them at test; 0.999 is
-    common, 0: no EMA"""
+    """EMA decay of the weights; the moving average of the generator's weights replaces them at test
+    time; 0.999 is common; 0: no EMA"""
     clip_grad: float = setting("Optimization", 0.0, advanced=True, ge=0, le=1e6)
-    """largest norm of the gradient; of all weights that an optimizer moves; 0: no limit"""
+    """clip the norm of the gradient to this value; over all weights of an optimizer; 0: no limit"""
     weight_decay: float = setting("Optimization", 0.0, advanced=True, ge=0, le=1)
-    """weight decay, decoupled from the gradient; AdamW (Loshchilov and Hutter 2019)"""
+    """weight decay, decoupled from the gradient; as in AdamW (Loshchilov and Hutter 2019)"""
     accumulate: Positive = setting("Optimization", 1, advanced=True)
-    """least number of micro-batches per step; they need less memory for the same step, except that
-    batch norm normalizes each on its own; without batch norm more are taken where memory runs
-    out"""
+    """split each step into at least this many micro-batches; they need less memory for the same
+    step, except that batch norm normalizes each on its own; networks without batch norm split
+    further if memory runs out"""
     beta1: Fraction = setting("Optimization", 0.5, advanced=True)
     """decay of Adam's first moment"""
     beta2: Fraction = setting("Optimization", 0.999, advanced=True)
     """decay of Adam's second moment"""
     max_steps: Count = setting("Optimization", 0, advanced=True)
-    """steps after which training ends; the schedule is that of all epochs; 0: after all epochs"""
+    """stop after this many steps; the schedule remains that of all epochs; 0: train for all
+    epochs"""
 
     validation_split: str = setting("Validation", "val", min_length=1)
-    """held-out split; its PSNR selects the checkpoint of l2, l1 and charbonnier; none: no split"""
+    """split to validate on; its PSNR selects the checkpoint of l2, l1 and charbonnier; none: no
+    validation"""
     validate_every: int | None = setting("Validation", 1, ge=0, le=10**9)
-    """epochs between validations; 0: the last epoch only; default with l2, l1 and charbonnier: a
-    twentieth of all epochs"""
+    """epochs between validations; 0: validate after the last epoch only; default with l2, l1 and
+    charbonnier: a twentieth of all epochs"""
     validation_images: Count = setting("Validation", 256, advanced=True)
-    """held-out images that a validation scores, evenly spaced over the split; 0: all of them; the
-    scores at the end of training are those of whole splits"""
+    """images to score in each validation; evenly spaced over the split; 0: all; the scores at the
+    end of training always use whole splits"""
     patience: Count = setting("Validation", 0)
-    """early stopping, validations without progress; that is without a better PSNR on held-out
-    pairs; 0: no early stopping"""
+    """validations without a better PSNR before stopping; on held-out pairs; 0: no early stopping"""
     test_dropout: bool = setting("Validation", False, advanced=True)
-    """keep dropout on at test; as in pix2pix and DualGAN"""
+    """keep dropout on at test time; as in pix2pix and DualGAN"""
     test_norm: Literal["running", "batch"] = setting("Validation", "running", advanced=True)
-    """batch norm at test; running: with the learned statistics, batch: with those of the image, as
-    in pix2pix"""
+    """batch-norm statistics at test time; running: those learned in training; batch: those of the
+    image, as in pix2pix"""
 
     keep_every: Count = setting("Output", 0, advanced=True)
-    """epochs between checkpoints that are kept; checkpoints/epoch-00010.safetensors; networks only;
-    0: none are kept"""
+    """epochs between checkpoints to keep; as checkpoints/epoch-00010.safetensors, networks only; 0:
+    keep none"""
     samples_every: int | None = setting("Output", 5, advanced=True, ge=0, le=10**9)
-    """epochs between sample grids; 0: the last epoch only; default with l2, l1 and charbonnier: a
-    tenth of all epochs, 5 at least"""
+    """epochs between sample grids; 0: after the last epoch only; default with l2, l1 and
+    charbonnier: a tenth of all epochs, at least 5"""
     samples: int = setting("Output", 8, advanced=True, ge=1, le=64)
     """images in a sample grid"""
     sample_keys: str = setting("Output", "", advanced=True)
-    """keys of those images, KEY[,KEY...]; default: evenly spread"""
+    """keys of the images in the sample grids, KEY[,KEY...]; default: evenly spaced"""
     tensorboard: bool = setting("Output", False, advanced=True)
-    """write OUT/tensorboard too; losses, scores and sample grids"""
+    """log to OUT/tensorboard too; losses, scores and sample grids"""
     checkpoint_seconds: float = setting("Output", 60.0, advanced=True, ge=0, le=1e9)
     """seconds between checkpoints; 0: every step"""
 
@@ -244,25 +249,25 @@ class RunConfig(FrozenModel):
     device: Annotated[Literal["auto", "cpu", "cuda", "mps"], BeforeValidator(str)] = setting(
         "Runtime", "auto"
     )
-    """compute device"""
+    """device to train on"""
     precision: Literal["auto", "fp32", "bf16"] = setting("Runtime", "auto")
-    """precision of training; auto: bf16 on CUDA devices and CPUs that multiply it natively, else
+    """training precision; auto: bf16 on CUDA devices and on CPUs that multiply it natively, else
     fp32; weights and losses stay in fp32"""
     compile: Annotated[Literal["auto", "on", "off", "graphs"], BeforeValidator(_as_word)] = setting(
         "Runtime", "auto"
     )
-    """torch.compile the networks; slower start, faster steps, not bit-identical; auto: on with
-    CUDA, unless --deterministic is on; graphs: on, and launched as CUDA graphs, which helps where
-    steps are short"""
+    """torch.compile the networks; training starts later, steps are faster, results are not
+    bit-identical; auto: on with CUDA, unless --deterministic is on; graphs: on, with CUDA graphs,
+    which help when steps are short"""
     deterministic: AutoOnOff = setting("Runtime", "auto")
-    """bit-identical repeats; slower, on the same machine; auto: on with the CPU"""
+    """repeat runs bit for bit; on the same machine; slower; auto: on with the CPU"""
     workers: Annotated[int, Field(ge=0, le=256)] = setting("Runtime", 0)
     """processes that load images; 0: none; results do not depend on it"""
     cache: Literal["auto", "device", "ram", "off"] = setting("Runtime", "auto")
-    """cache of decoded images; auto, without --workers: on a CUDA device if they take a quarter of
-    its free memory at most, else in RAM if they fit"""
+    """where to cache images; they are cached decoded; auto, without --workers: on a CUDA device if
+    they take at most a quarter of its free memory, else in RAM if they fit"""
     threads: Annotated[int, Field(ge=0, le=1024)] = setting("Runtime", 0, advanced=True)
-    """CPU threads; 0: all cores; they change the last digits"""
+    """CPU threads; 0: all cores; the number affects the last digits of the results"""
 
     @pydantic.model_validator(mode="before")
     @classmethod

@@ -47,18 +47,18 @@ class SelectSettings(FrozenModel):
 
     min_side: int = field_of(filters.MinSide, "min_side")
     drop_gray: bool = False
-    """leave out black-and-white images, toned ones too"""
+    """leave out black-and-white images, including toned ones"""
     gray_tolerance: float = field_of(filters.Gray, "gray_tolerance")
     drop_duplicates: bool = False
-    """leave out exact and near copies of other images; duplicates.jsonl lists them; each image is
-    read twice"""
+    """leave out exact and near copies of other images; they are listed in duplicates.jsonl; each
+    image is read twice"""
     keep: Literal["first", "largest"] = "first"
-    """image that --drop-duplicates keeps of its copies; first: by key, largest: most pixels, then
-    the largest file"""
+    """copy that --drop-duplicates keeps; first: the first by key; largest: the one with the most
+    pixels, then the largest file"""
     duplicate_distance: int = Field(8, ge=0, le=MAX_DISTANCE)
-    """bits of 64 in which near copies may differ; 0: only exact copies"""
+    """bits of the 64-bit hash in which near copies may differ; 0: exact copies only"""
     sample: int | None = Field(None, ge=1)
-    """number of images to take, chosen by seed before the filters; default: all"""
+    """number of images to draw at random; by --seed, before the filters; default: all"""
     seed: int = field_of(pairs.BuildSettings, "seed")
 
     def filters(self) -> tuple[filters.Filter, ...]:
@@ -233,14 +233,14 @@ class ResizeSettings(FrozenModel):
     """Settings of a resized folder."""
 
     size: Annotated[str, checked_by(pairs.parse_size)] = "256"
-    """size of every image, as 64 or 640x480; WIDTHxHEIGHT, at most 100 million pixels"""
+    """size of every image, such as 64 or 640x480; WIDTHxHEIGHT, at most 100 million pixels"""
     fit: Fit = "crop"
-    """adaptation of images of another size; crop: scale and crop, pad: scale and mirror the border,
+    """how to fit images of another size; crop: scale and crop; pad: scale and mirror the border;
     error: reject"""
     format: pairs.FileFormat = field_of(pairs.BuildSettings, "format")
     quality: int = field_of(pairs.BuildSettings, "quality")
     alpha: Literal["white", "reject"] = "white"
-    """transparent images; white: composite on white"""
+    """what to do with transparent images; white: composite on white"""
 
 
 def resize_image(job: pairs.CorpusJob, task: ImageTask) -> Stages[tuple[str, dict[str, Any]]]:

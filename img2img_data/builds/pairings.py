@@ -31,11 +31,11 @@ class Combine(Pairing):
 
     takes: ClassVar[frozenset[Channels]] = ANY_CHANNELS
     audit_shift: bool = False
-    """measure the shift between the images of each pair (shift_x, shift_y); warn if the images of
-    pairs fit no better than others"""
+    """measure the shift between the images of each pair (shift_x, shift_y); warn if the images of a
+    pair fit no better than images of different pairs"""
     max_shift: float | None = Field(None, gt=0, allow_inf_nan=False)
-    """largest shift between the images of a pair, pixels; larger ones are rejected, unmeasurable
-    ones kept  [default: no limit]"""
+    """largest shift between the images of a pair, pixels; pairs with a larger one are rejected,
+    those whose shift cannot be measured are kept  [default: no limit]"""
 
     def apply(self, images: Sequence[Pixels], drawn: dict[str, float]) -> DrawnPair:
         """Return both images; ``Rejected`` (misaligned) if their shift exceeds the limit."""
@@ -112,9 +112,9 @@ class Blank(Pairing):
 
     clean: ClassVar[bool] = True
     where: Literal["center", "random"] = "center"
-    """position of the hole: the center, or a random one per image"""
+    """position of the hole: in the center, or random for each image"""
     share: float = Field(0.5, gt=0, lt=1)
-    """side of the hole as a share of the image's side"""
+    """side of the hole, as a share of the image's side"""
     fill: Literal["mean", "gray", "white", "noise"] = "mean"
     """content of the hole: mean color of the rest, middle gray, white, or noise"""
 
@@ -169,7 +169,7 @@ class Edges(Pairing):
     blur: float = Field(1.0, ge=0, le=100)
     """Gaussian blur before edge detection, sigma in pixels"""
     lines: Literal["black", "white"] = "black"
-    """color of the lines; the background has the other"""
+    """color of the lines; the background has the other color"""
 
     @model_validator(mode="after")
     def _ordered(self) -> Edges:

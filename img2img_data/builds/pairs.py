@@ -166,51 +166,52 @@ class BuildSettings(FrozenModel):
     option_group: ClassVar[str] = "Corpus"
 
     size: Annotated[str, checked_by(parse_size)] | None = None
-    """size of every image, pixels, as 64 or 640x480; at most 100 million pixels; default:
+    """size of every image, pixels, such as 64 or 640x480; at most 100 million pixels; default:
     unchanged"""
     fit: Fit | None = None
-    """adaptation of images of another size; crop: scale and crop, pad: scale and mirror the border,
+    """how to fit images of another size; crop: scale and crop; pad: scale and mirror the border;
     error: reject; default: crop, for combine error"""
     format: FileFormat = "png"
-    """file format; a clean image that needs no change is copied byte for byte"""
+    """file format; clean images that need no change are copied byte for byte"""
     quality: int = Field(95, ge=1, le=100)
     """quality of jpg and webp; webp 100: lossless"""
     layout: corpus_format.Layout | None = None
-    """files of a pair; folders: one each in input/ and target/, combined: one A|B image; default:
-    folders, for combine combined"""
+    """how to store a pair; folders: one file each in input/ and target/; combined: one A|B image;
+    default: folders, for combine combined"""
     tile: Annotated[str, checked_by(parse_size)] | None = None
-    """size of the tiles into which every image is cut at its own pixels, as 256 or 640x480, from
-    the top left; the rest at the right and at the bottom is left out, smaller images are rejected;
-    all tiles of an image are in one split; default: whole images"""
+    """cut every image into tiles of this size at full resolution; such as 256 or 640x480, from the
+    top left; the remainder at the right and the bottom is left out, and smaller images are
+    rejected; all tiles of an image are in one split; default: whole images"""
     stride: int | None = Field(None, ge=1)
-    """distance from one tile to the next, pixels; below --tile they overlap; default: --tile"""
+    """distance from one tile to the next, pixels; tiles overlap if it is below --tile; default:
+    --tile"""
     min_detail: float = Field(0, ge=0, le=255)
-    """least detail of an image or tile; mean difference between neighboring pixels of the luma,
-    gray levels: clear skies are below 1, most photos 4 to 13; of a pair the more detailed image
-    counts; 0: no limit"""
+    """leave out images and tiles with less detail than this; detail is the mean difference between
+    neighboring pixels of the luma, in gray levels: clear skies are below 1, most photos 4 to 13; in
+    a pair the more detailed image counts; 0: no limit"""
     split: Annotated[str, checked_by(planning.parse_split)] | None = None
-    """shares, as train=0.8,val=0.1,test=0.1, or folder, or tag:NAME; a hash of each image's name
-    chooses its split, so adding images moves no others; shares are approximate, and exact with
-    --stratify folder; folder: its first folder, tag:NAME: its tag names the split; default:
-    tag:split if images have it, else train=1"""
+    """how to split the corpus: shares, as train=0.8,val=0.1,test=0.1, or folder, or tag:NAME;
+    shares: a hash of each image's name chooses its split, so adding images moves no others; shares
+    are approximate, or exact with --stratify folder; folder: the image's first folder names its
+    split; tag:NAME: its tag does; default: tag:split if images have it, else train=1"""
     group_by: Annotated[str, checked_by(_check_group)] | None = None
-    """keep the images of a group in one split; a group is a folder, the value of a tag, as person
-    (a plain word) or tag:NAME, or of a regular expression on the file name (its match or group
-    1)"""
+    """keep the images of a group in one split; a group shares a folder, the value of a tag, as
+    person (a plain word) or tag:NAME, or the match (or group 1) of a regular expression on the file
+    name"""
     stratify: Annotated[str, checked_by(_check_strata)] | None = None
-    """apply the shares to each folder, or to each value of a tag, as gender or tag:NAME; exact to
-    one group; images added later may move old ones"""
+    """apply the shares to each folder, or to each value of a tag, such as gender or tag:NAME; exact
+    to one group; images added later may move old ones"""
     bits: Literal[8, 16] = 8
-    """bits per sample; 16: keep those of 16-bit and float sources (png only)"""
+    """bits per sample; 16: keep the depth of 16-bit and float sources (png only)"""
     channels: Channels = "rgb"
-    """channels of every image; gray: the luma of color images (png, jpg), rgba: with transparency
+    """channels of every image; gray: the luma of color images (png, jpg); rgba: with transparency
     (png; for combine, unpaired and import only)"""
     alpha: Literal["white", "reject"] = "white"
-    """transparent images; white: composite on white; not with --channels rgba"""
+    """what to do with transparent images; white: composite on white; not with --channels rgba"""
     seed: int = Field(0, ge=0)
-    """seed of everything random"""
+    """random seed"""
     license: str | None = None
-    """license of the source images, for the dataset card, as cc-by-4.0 or any text"""
+    """license of the source images, for the dataset card; such as cc-by-4.0 or any text"""
 
     @model_validator(mode="after")
     def _check_combinations(self) -> BuildSettings:

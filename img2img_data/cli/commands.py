@@ -23,11 +23,11 @@ class BuildOptions(FrozenModel):
     """Options of ``build``."""
 
     smoke: bool = False
-    """build the small size, of the recipe's section 'smoke'"""
+    """build the recipe at its small size; from its section 'smoke'"""
     jobs: int | None = Field(None, ge=0, le=1024)
-    """worker processes, overrides the recipe; 0: one per core"""
+    """worker processes, in place of the recipe's setting; 0: one per core"""
     dry_run: bool = False
-    """print the plan with counts, write nothing"""
+    """print the plan with counts without writing anything"""
 
 
 @click.command(cls=ModelCommand, models=lambda: (BuildOptions,))
@@ -70,7 +70,7 @@ class MergeOptions(FrozenModel):
     max_bad: float = Field(0.1, ge=0, le=1)
     """exit with 1 if a larger share of all images was rejected"""
     dry_run: bool = False
-    """check that the shards fit together, write nothing"""
+    """check that the shards fit together without writing anything"""
 
 
 @click.command(cls=ModelCommand, models=lambda: (MergeOptions,))
@@ -87,7 +87,7 @@ def merge(shards: tuple[Path, ...], out: Path, copy: bool, settings: dict[str, A
       img2img-data merge parts/1 parts/2 corpora/gaussian
 
     Each shard of --shard i/n is a corpus in a folder of its own. The files in OUT are hard links to
-    those of the shards where the file system supports them, else copies; the shards may be deleted
+    those of the shards where the file system supports them, else copies; you may delete the shards
     afterwards.
     """
     from img2img_data.builds.merge import exit_code_of, merge_shards, open_shards
@@ -114,13 +114,13 @@ class ShowOptions(FrozenModel):
     """Options of ``show``."""
 
     out: Path | None = None
-    """HTML file to write, by default CORPUS/show.html"""
+    """HTML file to write  [default: CORPUS/show.html]"""
     limit: int = Field(200, ge=1)
-    """pairs on the page"""
+    """largest number of pairs on the page"""
     split: str = ""
-    """split to show, by default all"""
+    """split to show  [default: all]"""
     seed: int = Field(0, ge=0)
-    """seed of the sample of a large corpus"""
+    """random seed for the sample of a large corpus"""
 
 
 @click.command(cls=ModelCommand, models=lambda: (ShowOptions,))
@@ -134,8 +134,8 @@ def show(corpus: Path, settings: dict[str, Any]) -> None:
       img2img-data show corpora/gaussian --split test --limit 50 --out test.html
 
     Filters and a search box select pairs by split, kind, tag and drawn parameter; histograms show
-    the drawn and measured values of the whole corpus. A sample of corpora with more than 1,000
-    pairs is read.
+    the drawn and measured values of the whole corpus. Of a corpus with more than 1,000 pairs only
+    a sample is read.
     """
     from img2img_data.cli.steps import print_after
     from img2img_data.inspect.corpus_page import write_corpus_page
@@ -151,15 +151,15 @@ class VerifyOptions(FrozenModel):
     """Options of ``verify``."""
 
     quick: bool = False
-    """compare names only, read no image"""
+    """compare names only, without reading images"""
     max_shift: float | None = Field(None, gt=0)
     """also list pairs whose images are shifted by more than this, pixels"""
     leaks: bool = False
     """also list images with an exact or near copy in another split"""
     mirrored: bool = False
-    """as --leaks, and list mirrored and turned copies too, which takes longer"""
+    """like --leaks, and list mirrored and turned copies too; takes longer"""
     duplicate_distance: int = Field(8, ge=0, le=9)
-    """bits of 64 in which near copies may differ; 0: exact copies only"""
+    """bits of the 64-bit hash in which near copies may differ; 0: exact copies only"""
     jobs: int = Field(0, ge=0, le=1024)
     """worker processes; 0: one per core"""
 
@@ -211,7 +211,7 @@ class ReplayOptions(FrozenModel):
     source: Path | None = None
     """folder of the source images of the corpus"""
     out: Path | None = None
-    """file to write the input to"""
+    """file to write the computed input to"""
 
 
 @click.command(cls=ModelCommand, models=lambda: (ReplayOptions,))
@@ -245,9 +245,9 @@ class DegradationsOptions(FrozenModel):
     out: Path = Path("degradations.png")
     """contact sheet to write, with --on"""
     side: int = Field(160, ge=16, le=1024)
-    """side of the square cut from the middle of the image, pixels"""
+    """side of the square cut from the center of the image, pixels"""
     seed: int = Field(0, ge=0)
-    """seed of the drawn parameters"""
+    """random seed for the parameters"""
 
 
 @click.command(cls=ModelCommand, models=lambda: (DegradationsOptions,))
@@ -264,7 +264,7 @@ def degradations(name: str, settings: dict[str, Any]) -> None:
     A parameter is a number, or a range from which one is drawn for each image: [1, 5] in a recipe,
     1..5 on the command line; [1, 5, log] and '1..5 log' are uniform in the logarithm.
 
-    With --on a contact sheet is written instead: the image degraded by each kind, or nine times by
+    With --on, write a contact sheet instead: the image degraded by each kind, or nine times by
     NAME.
     """
     from img2img_data.degradations.spec import describe_degradations
@@ -282,17 +282,17 @@ def degradations(name: str, settings: dict[str, Any]) -> None:
 @click.command
 @click.argument("name", default="")
 def recipes(name: str) -> None:
-    """List the recipes that come with this program, or print the YAML of the recipe NAME.
+    """List the included recipes, or print the YAML of the recipe NAME.
 
     \b
     Example:
       img2img-data recipes
       img2img-data recipes mixed > mine.yaml       # edit it, then: --recipe mine.yaml
 
-    The list has the pipelines of degradations, which 'degrade --recipe' applies to any photos, and
-    the corpora, which 'build' makes, by the images that they need. A recipe states its size and,
-    where they were measured, the minutes of training on one or two CPU cores and the score on
-    held-out images.
+    The list shows pipelines of degradations, which 'degrade --recipe' applies to any photos, and
+    corpora, which 'build' makes, grouped by the images that they need. A recipe states its size
+    and, if measured, the minutes of training on one or two CPU cores and the score on held-out
+    images.
     """
     from img2img_data.cli.recipe import describe_recipes
     from img2img_data.core.files import read_named

@@ -20,18 +20,18 @@ SECTIONS: Final = {
     "Make corpora": {
         "blur": "(blurred, original) pairs for deblurring and super-resolution",
         "degrade": "(degraded, original) pairs: noise, compression, chains of degradations",
-        "combine": "pairs of two folders matched by name, as photo | sketch",
+        "combine": "pairs from two folders, matched by name: photo | sketch",
         "lab": "(L, Lab) pairs for colorization",
         "grayscale": "(gray, color) pairs for colorization in RGB",
         "edges": "(Canny edges, original) pairs",
         "blank": "(masked, original) pairs for inpainting",
         "unpaired": "two domains without pairs, for CycleGAN and DualGAN",
-        "build": "the corpora of a recipe",
+        "build": "all corpora of a recipe",
         "merge": "one corpus from the shards of --shard",
     },
     "Prepare images": {
         "select": "copy the usable images of a folder",
-        "resize": "bring images to one size",
+        "resize": "resize images to one size",
         "wiki": "sort the faces of IMDB-WIKI by gender",
         "sample": "write the demo photos of scikit-image",
     },
@@ -40,11 +40,11 @@ SECTIONS: Final = {
         "verify": "check a corpus file by file",
         "replay": "compute the input of one pair again, byte for byte",
         "degradations": "list the degradations, or show them on an image",
-        "recipes": "list the recipes that come with this program, or print one",
+        "recipes": "list the included recipes, or print one",
         "schema": "print the JSON Schema of recipes, rows or settings",
     },
     "Exchange": {
-        "import": "make a corpus from the folder of another tool",
+        "import": "make a corpus from another tool's folder",
         "export": "write a corpus for another tool",
         "pack": "write a corpus as WebDataset shards",
         "unpack": "restore a corpus from its shards",
@@ -80,7 +80,7 @@ def _step_command(name: str) -> click.Command:
     folder = command_line.FOLDER
     params: list[click.Parameter] = [click.Argument([path], type=folder) for path in step.paths]
     if name == "degrade":
-        about = "recipe whose 'degradation' is applied: a name or a path"
+        about = "recipe with the 'degradation' to apply: a name or a path"
         params.append(click.Option(["--recipe"], metavar="RECIPE", help=about))
     return command_line.ModelCommand(
         name, params=params, callback=run, help=step.run.__doc__, models=lambda: step.models
@@ -100,7 +100,7 @@ def group() -> None:
       img2img-data show corpora/gaussian
 
     A rejected image never stops a command: it becomes a row in rejected.jsonl with its reason. An
-    interrupted command continues when it is given again.
+    interrupted command continues when you run it again.
     """
 
 

@@ -80,9 +80,9 @@ class DegradeSettings(FrozenModel):
     """The degradation: one kind, or a pipeline of them."""
 
     kind: DegradationName | None = Field(None, json_schema_extra={"enum": [*DEGRADATIONS, None]})
-    """one degradation, by name; 'img2img-data degradations' lists them"""
+    """single degradation to apply; 'img2img-data degradations' lists them"""
     set: tuple[str, ...] = ()
-    """setting of that kind, as in sigma=3 or sigma=1..5; may be repeated"""
+    """setting of that degradation, such as sigma=3 or sigma=1..5; may be repeated"""
     degradation: Any = None
     """a pipeline of degradations, in a recipe"""
 
@@ -91,14 +91,14 @@ class UnmatchedSettings(FrozenModel):
     """The handling of files without a counterpart."""
 
     allow_unpaired: bool = False
-    """exit with 0 although files are unmatched"""
+    """exit with 0 even if files are unmatched"""
 
 
 class TableSettings(UnmatchedSettings):
     """The matching table that ``combine`` prints."""
 
     rows: int = Field(20, ge=0)
-    """rows of the matching table shown of each kind; 0: all rows"""
+    """rows of each kind to print of the matching table; 0: all"""
 
 
 class ImportSettings(FrozenModel):
@@ -304,8 +304,8 @@ def wiki(call: StepCall) -> Report:
     Example:
       img2img-data wiki wiki_crop/ faces/ --drop-gray
 
-    Skipped and listed with the reason: faces of unknown gender, images without a face, too small
-    ones, and with --drop-gray black-and-white photos.
+    Faces of unknown gender, images without a face, images that are too small and, with --drop-gray,
+    black-and-white photos are skipped and listed with the reason.
     """
     root, links = find_mat(call.paths[0]).parent, call.run.follow_links
     plan = plan_folders([root], "paired", [list_wiki(call.paths[0], follow_links=links)], links)
@@ -419,7 +419,7 @@ def blur(call: StepCall) -> Report:
       img2img-data blur faces corpora/both --split train=0.8,test=0.2 --group-by person
       img2img-data blur photos corpora/tiles --tile 256 --min-detail 2
 
-    'img2img-data degradations KIND' says how a blur extends the image beyond its border.
+    'img2img-data degradations KIND' shows how a blur extends the image beyond its border.
     """
     degradation = call.get(BLUR_KINDS[call.get(BlurSettings).kind])
     return _build(call, _plan_folders(call), pairs.Blur(degradation=degradation))
@@ -532,7 +532,7 @@ def grayscale(call: StepCall) -> Report:
     Example:
       img2img-data grayscale photos/ corpora/gray --size 256
 
-    Black-and-white photos are useless here; 'select --drop-gray' removes them first.
+    Black-and-white photos teach a model nothing here; 'select --drop-gray' removes them first.
     """
     return _build(call, _plan_folders(call), pairings.Grayscale())
 

@@ -101,7 +101,7 @@ class MedianFilter(Degradation):
 
     border: ClassVar[str] = REPLICATED
     size: OddInt = parameter(5, ge=1, le=31)
-    """side of the square, an odd number of pixels; 1 is none"""
+    """side of the square, an odd number of pixels; 1 has no effect"""
     identity_settings: ClassVar = {"size": 1}
 
     def apply(self, image: Image, axes: Axes = "yx", **drawn: Any) -> Image:
@@ -137,7 +137,7 @@ class Sharpen(Degradation):
     sigma: Uniform = parameter([0.5, 3], gt=0, le=100)
     """standard deviation of the blur that is subtracted, pixels"""
     amount: Uniform = parameter([0.5, 2], ge=0, le=10)
-    """weight of the difference between the image and its blur; 0 is none"""
+    """weight of the difference between the image and its blur; 0 has no effect"""
     threshold: Uniform = parameter(0, ge=0, le=255)
     """difference below which pixels are left alone, gray levels (0 to 255)"""
     identity_settings: ClassVar = {"amount": 0}
@@ -225,7 +225,7 @@ class GeneralizedGaussianBlur(BellBlur):
     # betag_range of Real-ESRGAN (github.com/xinntao/Real-ESRGAN,
     # options/train_realesrgan_x4plus.yml).
     beta: Uniform = parameter([0.5, 4], ge=0.3, le=20)
-    """shape; 1 is the Gaussian"""
+    """shape of the kernel; 1 is the Gaussian"""
     size: OddInt | None = parameter(None, ge=1, le=401)
     """width and height of the kernel, an odd number of pixels
     [default: as far as exp(-8) of the peak, up to 401]"""
@@ -247,7 +247,7 @@ class PlateauBlur(KernelBlur):
     """rotation of the x axis, degrees counter-clockwise"""
     # betap_range and blur_kernel_size of Real-ESRGAN's options.
     beta: Uniform = parameter([1, 2], ge=0.5, le=20)
-    """shape; the larger the flatter"""
+    """shape of the kernel; larger values are flatter"""
     size: OddInt = parameter(21, ge=1, le=401)
     """width and height of the kernel, an odd number of pixels"""
     identity_settings: ClassVar = {"size": 1}
@@ -266,7 +266,7 @@ class MotionBlur(KernelBlur):
     length: Uniform = parameter([3, 15], ge=1, le=200)
     """length of the line, pixels; 1 means no blur"""
     angle: Uniform = parameter([-90, 90], ge=-360, le=360)
-    """degrees counter-clockwise; 0 is horizontal"""
+    """angle, degrees counter-clockwise; 0 is horizontal"""
     identity_settings: ClassVar = {"length": 1}
 
     def kernel(self, **drawn: Any) -> NDArray[Any]:
@@ -298,7 +298,7 @@ class SincFilter(KernelBlur):
 
     # pi / 3 to pi, and 7 to 21 pixels: the kernels of Real-ESRGAN's dataset.
     cutoff: Uniform = parameter([1.05, 3.14], gt=0, le=3.15)
-    """low-pass cutoff, radians per pixel; 3.14 is all"""
+    """low-pass cutoff, radians per pixel; 3.14 keeps everything"""
     size: OddInt = parameter([7, 21], ge=1, le=101)
     """width and height of the kernel, an odd number of pixels"""
     identity_settings: ClassVar = {"size": 1}

@@ -107,9 +107,9 @@ class OneOf(Composite):
     """One of the steps, drawn by weight; with ``probability`` below 1 sometimes none."""
 
     weights: tuple[float, ...] = ()
-    """how often each step is taken, relative to the others  [default: equally]"""
+    """relative frequency of each step  [default: equal]"""
     probability: float = Field(1.0, ge=0, le=1)
-    """chance that any step is applied, 0 to 1"""
+    """probability of applying any step, 0 to 1"""
     identity_settings: ClassVar = {"probability": 0}
     example_settings: ClassVar = {"steps": _EXAMPLE, "weights": (3, 1), "probability": 0.9}
 

@@ -44,7 +44,7 @@ class MixedNoise(Noise):
     """Base class of noises that may be gray."""
 
     gray: float = Field(0.0, ge=0, le=1)
-    """chance that all channels get the same noise, 0 to 1"""
+    """probability that all channels get the same noise, 0 to 1"""
 
     def _draw_last(self, rng: Rng) -> dict[str, float]:
         """Draw ``gray`` (0 or 1) if its chance is neither, then the seed."""

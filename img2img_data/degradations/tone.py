@@ -38,7 +38,7 @@ class Posterize(ToneCurve):
     """Fewer gray levels, evenly spaced from black to white, without dithering."""
 
     levels: IntRange = parameter([4, 32], ge=2, le=65536)
-    """gray levels left in each channel; 65536 is all"""
+    """gray levels left in each channel; 65536 keeps all"""
     identity_settings: ClassVar = {"levels": 65536}
 
     def curve(self, samples: FloatImage, **drawn: Any) -> Image:
@@ -51,7 +51,7 @@ class Gamma(ToneCurve):
     """A power curve: above 1 darker, below 1 brighter."""
 
     gamma: Uniform = parameter([0.5, 2, "log"], gt=0, le=20)
-    """exponent of the samples in 0..1; 1 is none"""
+    """exponent of the samples in 0..1; 1 has no effect"""
     identity_settings: ClassVar = {"gamma": 1}
 
     def curve(self, samples: FloatImage, **drawn: Any) -> Image:
@@ -110,7 +110,7 @@ class Halftone(Degradation):
     """
 
     period: Uniform = parameter([3, 8], ge=2, le=64)
-    """distance of the dots, pixels"""
+    """distance between the dots, pixels"""
 
     def degrade(self, image: FloatImage, **drawn: Any) -> Image:
         """Compare each channel to its screen, whose levels are equally frequent."""

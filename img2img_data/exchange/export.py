@@ -261,9 +261,9 @@ class ExportSettings(FrozenModel):
     """Format, and which half is the input."""
 
     format: Literal["pix2pix", "cyclegan", "basicsr", "hf", "lmdb"] = "pix2pix"
-    """layout to write; see above"""
+    """layout to write (see above)"""
     direction: Literal["AtoB", "BtoA"] = "AtoB"
-    """BtoA swaps inputs and targets"""
+    """direction to write; BtoA: swap inputs and targets"""
 
 
 @dataclass(frozen=True, slots=True)

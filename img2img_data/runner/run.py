@@ -60,23 +60,24 @@ class RunSettings(FrozenModel):
     jobs: int = Field(0, ge=0, le=1024)
     """worker processes; 0: one per core, or the size of the cluster"""
     max_bad: float = Field(0.1, ge=0, le=1)
-    """largest tolerated share of images that cannot be used; exit code 1 above it; those that a
-    filter or --min-detail leaves out do not count"""
+    """exit with 1 if a larger share of the images cannot be used; images left out by a filter or
+    --min-detail do not count"""
     timeout: float = Field(60.0, gt=0)
-    """time limit of one image or tile, seconds"""
+    """time limit for each image or tile, seconds"""
     shard: Annotated[str, checked_by(parse_shard)] | None = None
-    """part i of n to process, as 3/16; in its own folder; 'merge' joins the parts"""
+    """process part i of n, such as 3/16; each part goes into its own folder, and 'merge' joins
+    them"""
     backend: Literal["loky", "dask"] = "loky"
-    """workers; loky: processes of this machine (forks on Linux), dask: a Dask cluster that shares
-    its folders"""
+    """where the workers run; loky: on this machine (forks on Linux); dask: on a Dask cluster that
+    shares its folders"""
     scheduler: str | None = None
-    """address of the Dask scheduler; as tcp://host:8786, for --backend dask"""
+    """address of the Dask scheduler; such as tcp://host:8786, for --backend dask"""
     follow_links: bool = False
-    """read linked images, and the images in linked folders"""
+    """follow links to images and folders"""
     prune: bool = False
-    """remove the images whose sources are gone, and rebuild those whose sources changed"""
+    """remove images whose sources are gone, and rebuild those whose sources changed"""
     dry_run: bool = False
-    """print what would be done, write nothing"""
+    """print what would be done without writing anything"""
 
 
 MakePool = Callable[..., "TaskPool[Any, Any]"]

@@ -56,7 +56,7 @@ class NoFace(Filter):
 
     reason: ClassVar[str] = "no-face"
     min_face_score: float = Field(0.0, allow_inf_nan=False)
-    """lowest score of the face detector; images without a face are left out"""
+    """lowest score of the face detector to accept; images without a face are left out"""
 
     def check_tags(self, tags: Tags) -> None:
         """Compare the tag with the lowest score."""
@@ -85,7 +85,7 @@ class MinSide(Filter):
 
     reason: ClassVar[str] = "too-small"
     min_side: int = Field(2, ge=1)
-    """shortest side an image may have, pixels"""
+    """shortest side to accept, pixels"""
 
     def check_image(self, image: DecodedImage) -> None:
         """Compare the shorter side, in pixels, with the limit."""

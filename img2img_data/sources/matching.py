@@ -46,19 +46,19 @@ class MatchSettings(FrozenModel):
     """Settings of the matching of two folders."""
 
     match: Literal["stem", "cuhk", "template", "regex", "csv"] = "stem"
-    """rule to match names; stem: equal paths but for extension and case; cuhk: names of the CUHK
-    face sketch database; template, regex, csv: see the options so named"""
+    """how to match names; stem: equal paths, ignoring extension and case; cuhk: names of the CUHK
+    face sketch database; template, regex, csv: see the options of these names"""
     template_a: str | None = None
-    """name of the inputs, as in '{id}.jpg'"""
+    """pattern for the names of the inputs, such as '{id}.jpg'"""
     template_b: str | None = None
-    """name of the targets, as in '{id}-sz1.jpg'"""
+    """pattern for the names of the targets, such as '{id}-sz1.jpg'"""
     regex_a: str | None = None
-    """pattern of the inputs with a group (?P<id>...)"""
+    """regular expression for the names of the inputs, with a group (?P<id>...)"""
     regex_b: str | None = None
-    """pattern of the targets  [default: as --regex-a]"""
+    """regular expression for the names of the targets  [default: --regex-a]"""
     csv: str | None = None
-    """table with the columns input,target; paths from INPUTS and TARGETS, or absolute ones, each
-    as often as it has partners; a column split names the splits, all others are tags"""
+    """table of pairs, with the columns input,target; paths are relative to INPUTS and TARGETS, or
+    absolute, and may repeat; a column 'split' names the splits, all others are tags"""
 
     @model_validator(mode="after")
     def _check_options(self) -> Self:

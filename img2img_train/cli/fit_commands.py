@@ -33,10 +33,10 @@ class FitOptions(FrozenModel):
     """Options of ``fit`` that are not settings of the run."""
 
     recipe: str | None = Field(None, json_schema_extra={"metavar": "RECIPE"})
-    """name of a recipe, or YAML file; its section 'run' holds the settings, which options override;
-    'img2img-data recipes' lists the names"""
+    """recipe to run, a name or a YAML file; its section 'run' holds the settings, and options
+    override them; 'img2img-data recipes' lists the names"""
     smoke: bool = setting("Data", False)
-    """small size of the recipe; of its section 'smoke', written to OUT-smoke"""
+    """run the recipe at its small size; from its section 'smoke', into OUT-smoke"""
     report: bool = setting("Output", True)
     """score the finished run and write report.html"""
     dry_run: bool = setting("Output", False)
@@ -229,13 +229,13 @@ class ResumeOptions(FrozenModel):
     """Options of ``resume``: more epochs, and resources; others would make it another run."""
 
     epochs: int | None = Field(None, ge=1)
-    """passes over the corpora in all, more than before"""
+    """passes over the corpora in total, including those done"""
     lr: float | None = Field(None, gt=0, le=10)
     """learning rate from here on"""
     epochs_decay: int | None = Field(None, ge=0)
-    """epochs of decay to 0, at the new end"""
+    """final epochs in which the learning rate decays to 0, counted from the new end"""
     device: Literal["auto", "cpu", "cuda", "mps"] | None = None
-    """compute device [default: as begun]"""
+    """device to train on  [default: as before]"""
     threads: int | None = Field(None, ge=0)
     """CPU threads; 0: all cores"""
     workers: int | None = Field(None, ge=0)
@@ -254,9 +254,9 @@ def resume(run: Path, settings: dict[str, Any]) -> None:
       img2img-train resume runs/l2
       img2img-train resume runs/l2 --epochs 100 --lr 1e-4
 
-    Optimizer, averages and image pools are kept, the log goes on, and config.json notes the change
-    with its step. The schedule is that of a run with the new settings from its start. Another
-    number of threads, or another device, changes the last digits of the results.
+    Optimizers, averages and image pools are kept, the log continues, and config.json records the
+    change with its step. The schedule is that of a run with the new settings from the start.
+    Another number of threads, or another device, changes the last digits of the results.
     """
     from img2img_train.config import RunConfig, config_of
 

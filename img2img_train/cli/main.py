@@ -21,7 +21,7 @@ SECTIONS: Final = {
     "Train": {
         "fit": "train on corpora (the default command)",
         "resume": "continue a run",
-        "report": "write the page of a run, or compare runs",
+        "report": "write the report of a run, or compare runs",
         "schema": "print the JSON Schema of a run's settings",
     },
     "Use models": {
@@ -79,8 +79,8 @@ def group() -> None:
       img2img-train evaluate runs/l2 runs/mixed --on corpora/gaussian --out scores
       img2img-train translate runs/l2 photos/ restored/
 
-    Without a command it trains: 'img2img-train fit --help' lists the settings. An interrupted run
-    continues exactly where it was when the same command is given again.
+    Without a command, img2img-train trains: 'img2img-train fit --help' lists the settings. An
+    interrupted run continues exactly where it stopped when you run the same command again.
     """
 
 

@@ -64,15 +64,16 @@ class EvaluateOptions(EvaluateSettings):
     on: tuple[Path, ...] = Field(json_schema_extra={"metavar": "CORPUS..."}, min_length=1)
     """corpora to score on [required]"""
     images: tuple[Path, ...] = Field((), json_schema_extra={"metavar": "FOLDER"})
-    """outputs of another program, named as the keys or the sources, may be repeated"""
+    """outputs of another program, named like the keys or the sources, may be repeated"""
     out: Path = Path("evaluation")
-    """folder of the results"""
+    """folder to write the results to"""
     fail_under: tuple[str, ...] = Field((), json_schema_extra={"metavar": "METRIC=NUMBER"})
-    """exit with 1 if a mean is worse, as in psnr=24 or mae=10, may be repeated"""
+    """exit with 1 if a mean is worse, such as psnr=24 or mae=10, may be repeated"""
     lpips: tuple[Path, Path] | None = Field(None, json_schema_extra={"metavar": "NETWORK HEADS"})
-    """LPIPS with these weights: AlexNet or VGG-16 of torchvision, linear heads of LPIPS 0.1"""
+    """compute LPIPS with these weights: AlexNet or VGG-16 of torchvision, linear heads of LPIPS
+    0.1"""
     fid: Path | None = Field(None, json_schema_extra={"metavar": "WEIGHTS"})
-    """FID with the Inception weights of pytorch-fid"""
+    """compute FID with these Inception weights, those of pytorch-fid"""
 
 
 @click.command(cls=ManyAfterOn, models=lambda: (EvaluateOptions,))
@@ -87,10 +88,10 @@ def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
       img2img-train evaluate runs/l2 --on corpora/gaussian --baselines wiener,unsharp
       img2img-train evaluate runs/l2 --images results/nafnet --on corpora/gaussian
 
-    PSNR, SSIM, MS-SSIM, MAE and the overlap of colors in Lab: per image, per tag, and as means with
-    95 % intervals. On unpaired corpora all outputs are compared, as a set, with the images of the
-    other domain, by FID and colors. LPIPS and FID need weights that you supply; nothing is
-    downloaded, and no code in them is run. NETWORK is alexnet-owt-7be5be79.pth or
+    Scores are PSNR, SSIM, MS-SSIM, MAE and the overlap of colors in Lab: per image, per tag, and as
+    means with 95 % intervals. On unpaired corpora all outputs are compared, as a set, with the
+    images of the other domain, by FID and colors. LPIPS and FID need weights that you supply;
+    nothing is downloaded, and no code in them is run. NETWORK is alexnet-owt-7be5be79.pth or
     vgg16-397923af.pth, HEADS alex.pth or vgg.pth of the package lpips (a saved lpips.LPIPS may be
     given as both); WEIGHTS is pt_inception-2015-12-05-6726825d.pth.
     """
@@ -102,7 +103,7 @@ def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
 
     options = build_model(EvaluateOptions, settings)
     if not (runs or options.images):
-        raise UsageError("argument", "RUNS", "missing", "name a run, or --images of outputs")
+        raise UsageError("argument", "RUNS", "missing", "name a run, or give outputs with --images")
     where, less = choose_device(options.device).type, "give a smaller --batch or another --device"
     limits = parse_limits(options.fail_under, {*settings, *names_in(options.metrics)})
     perceptual = load_perceptual_networks(options.lpips, options.fid, options.device)
@@ -135,9 +136,9 @@ class TranslateOptions(ModelSettings):
     """Options of ``translate`` beside those of each image."""
 
     max_bad: float = Field(0.1, ge=0, le=1)
-    """exit with 1 if a larger share is rejected"""
+    """exit with 1 if a larger share of the images is rejected"""
     dry_run: bool = False
-    """count the files, write nothing"""
+    """count the files without writing anything"""
 
 
 @click.command(cls=ModelCommand, models=lambda: (TranslateOptions, TranslateSettings))
@@ -160,7 +161,7 @@ def translate(model: Path, images: Path, out: Path, settings: dict[str, Any]) ->
     also be the name of one image or video, or - for standard output. Images may have any size: they
     are processed in blended tiles, or whole by networks that normalize by statistics of the image.
     Transparency, 16 bits and ICC profiles are kept; a gray image gives a gray one if gray inputs
-    had gray targets in training. The same command continues an interrupted one.
+    had gray targets in training. To continue an interrupted command, run it again.
 
     Videos (mp4, mov, mkv, webm, avi) are processed frame by frame at 8 bits; size and frame rate
     are kept, and the sound if the new file can hold it.
@@ -253,11 +254,11 @@ class ExportOptions(DirectionOption):
     """Options of ``export``."""
 
     opset: int = Field(18, ge=18, le=25)
-    """ONNX operator set"""
+    """version of the ONNX operator set"""
     runtime: Path | None = None
     """folder of the npm package onnxruntime-web, for .html"""
     license: str = ""
-    """license of the model, for the model card of a folder; as mit, cc-by-4.0 or any text"""
+    """license of the model, for the model card of a folder; such as mit, cc-by-4.0 or any text"""
 
 
 @click.command(cls=ModelCommand, models=lambda: (ExportOptions,))
@@ -330,13 +331,14 @@ class ServeOptions(FrozenModel):
     """Options of ``serve``."""
 
     port: int = Field(7860, ge=0, le=65535)
-    """port on 127.0.0.1; 0: a free one"""
+    """port on 127.0.0.1; 0: any free port"""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """compute device"""
+    """device to run on"""
     max_megapixels: float = Field(50, gt=0, le=1000)
-    """largest image, megapixels"""
+    """largest image to accept, megapixels"""
     max_megabytes: float = Field(100, gt=0, le=256)
-    """largest upload, megabytes; the oldest uploads are removed where all take ten times that"""
+    """largest upload to accept, megabytes; the oldest uploads are removed once all take ten times
+    that"""
     open: bool = False
     """open the page in a browser"""
 
@@ -370,7 +372,7 @@ class AdoptOptions(FrozenModel):
     """Options of ``adopt``."""
 
     direction: Literal["AtoB", "BtoA"] = "AtoB"
-    """translation that the weights are of"""
+    """direction that the weights were trained for"""
     dropout: float | None = Field(None, ge=0, lt=1)
     """dropout rate [default: as published]"""
 
@@ -435,7 +437,7 @@ class ReportOptions(FrozenModel):
     """Options of ``report``."""
 
     out: Path | None = None
-    """page to write [default: RUN/report.html, of several runs comparison.html]"""
+    """page to write  [default: RUN/report.html, or comparison.html for several runs]"""
 
 
 @click.command(cls=ModelCommand, models=lambda: (ReportOptions,))

@@ -21,7 +21,7 @@ class DirectionOption(FrozenModel):
     """Option of the commands that can use either model of a run for both directions."""
 
     direction: Literal["AtoB", "BtoA"] | None = None
-    """translation, of a model that has both [default: as trained]"""
+    """direction to use, if the model has both  [default: as trained]"""
 
 
 class ModelSettings(DirectionOption):
@@ -30,11 +30,11 @@ class ModelSettings(DirectionOption):
     """
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """compute device"""
+    """device to run on"""
     dropout: Literal["on", "off"] | None = None
-    """dropout at test [default: as saved]; on: one mask per image, seeded by it"""
+    """dropout at test time  [default: as saved]; on: one mask per image, seeded by the image"""
     norm: Literal["batch", "running"] | None = None
-    """batch-norm statistics at test, of the image or learned [default: as saved]"""
+    """batch-norm statistics at test time: of the image, or learned  [default: as saved]"""
 
     @property
     def at_test(self) -> tuple[str | None, bool | None, Literal["batch", "running"] | None]:
@@ -47,13 +47,13 @@ class EvaluateSettings(ModelSettings):
     """Settings of an evaluation."""
 
     split: str = "test"
-    """split of the corpora"""
+    """split to score"""
     batch: int = Field(64, ge=1)
     """images per batch; fewer if they are large"""
     metrics: str = ""
-    """further metrics, comma-separated: psnr_y, ssim_y (of the luma)"""
+    """additional metrics, comma-separated: psnr_y, ssim_y (of the luma)"""
     baselines: str = "auto"
-    """classical restorations to compare with, comma-separated: wiener, unsharp, bicubic, median;
-    auto: those that suit the degradation of the corpus; none: the input alone"""
+    """classical methods to compare with, comma-separated: wiener, unsharp, bicubic, median; auto:
+    those that suit the degradation of the corpus; none: only the input"""
     by: tuple[str, ...] = Field((), json_schema_extra={"metavar": "TAG"})
-    """score by this tag, may be repeated [default: all tags with few values]"""
+    """tag to break the scores down by, may be repeated  [default: all tags with few values]"""

@@ -16,14 +16,14 @@ class TranslateSettings(FrozenModel):
     """Settings of ``translate``: tiles, formats of results."""
 
     tile: int | None = Field(None, ge=16)
-    """side of a tile, pixels; raised to twice --overlap if it is less, memory grows with its square
-    [default: 512, or the whole image for a network that normalizes by its statistics, if half of
-    the free memory is enough]"""
+    """side of the tiles, pixels; raised to twice --overlap if smaller; memory grows with its square
+    [default: 512, or the whole image if the network normalizes by image statistics and half of the
+    free memory is enough]"""
     overlap: int = Field(128, ge=0)
-    """overlap of two tiles, pixels; more for a large receptive field"""
+    """overlap of neighboring tiles, pixels; raise it for a large receptive field"""
     sigma: float | None = Field(None, ge=0, le=100)
-    """standard deviation of the images' Gaussian blur, pixels; for a model with --input wiener,
-    which needs it; 0: no blur"""
+    """standard deviation of the Gaussian blur in the images, pixels; required by models trained
+    with --input wiener; 0: no blur"""
     batch: int = Field(1, ge=1, le=4096)
     """tiles per forward pass"""
     format: Literal["png", "jpg", "webp"] = "png"
@@ -33,4 +33,4 @@ class TranslateSettings(FrozenModel):
     video_format: Literal["mp4", "webm", "mkv", "avi"] = "mp4"
     """format of restored videos; mkv (FFV1) is lossless, the others are lossy"""
     max_pixels: int = Field(400_000_000, ge=1)
-    """largest image or frame, pixels"""
+    """largest image or frame to accept, pixels"""

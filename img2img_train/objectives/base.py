@@ -77,19 +77,19 @@ class Objective(FrozenModel):
     net: GeneratorName = setting("Options", "edsr")
     """generator"""
     width: int | None = generator_setting(None, ge=1, le=1024)
-    """channels of the generator's first layer; deeper layers have multiples of it; default: 48 for
+    """channels of the generator's first layer; deeper layers use multiples of it; default: 48 for
     edsr, 32 for nafnet, else 64"""
     blocks: int | None = generator_setting(None, advanced=True, ge=1, le=128)
-    """residual blocks; of edsr, or in the middle of nafnet (default: 4)"""
+    """number of residual blocks; of edsr, or in the middle of nafnet (default: 4)"""
     norm: NormName = generator_setting("auto")
-    """normalization; of the generator; auto: as published"""
+    """normalization; auto: as published"""
     bottleneck_norm: bool = generator_setting(False, advanced=True)
-    """normalize the innermost layer of a unet-N too"""
+    """normalize the innermost layer of a unet-N as well"""
     dropout: float | None = generator_setting(None, advanced=True, ge=0, lt=1)
-    """dropout rate; of a unet-N or encoder-decoder-N (default: 0.5) or resnet-N (0)"""
+    """dropout rate of the generator; unet-N and encoder-decoder-N (default: 0.5) or resnet-N (0)"""
     residual: bool | None = generator_setting(None)
-    """predict the difference from the input; an untrained generator returns its input or nearly
-    so; default: on for edsr and nafnet where input and target have the same channels"""
+    """predict the difference from the input; an untrained generator then returns its input, or
+    nearly so; default: on for edsr and nafnet if input and target have the same channels"""
 
     def generators(self) -> tuple[str, ...]:
         """Return the names of the networks that ``forward`` runs; they may be averaged."""

@@ -28,7 +28,7 @@ class CycleObjective(GanObjective):
     )  # fmt: skip
 
     cycle_weight: float = base.loss_setting(10.0, ge=0, le=1e6)
-    """weight of the cycle-consistency loss; L1 of an image and its cycle"""
+    """weight of the cycle-consistency loss; the L1 distance between an image and its cycle"""
 
     def networks(self, channels: tuple[int, int]) -> dict[str, NetworkSpec]:
         """Return both generators and both discriminators."""
@@ -97,10 +97,10 @@ class CycleGan(CycleObjective):
     net: Annotated[GeneratorName, GanObjective.model_fields["net"]] = "resnet-9"
     gan_mode: Annotated[GanMode, GanObjective.model_fields["gan_mode"]] = "lsgan"
     identity_weight: float = base.loss_setting(0.5, ge=0, le=1e3)
-    """weight of the identity loss; as a multiple of --cycle-weight (lambda_identity); needs equal
-    channels"""
+    """weight of the identity loss, relative to --cycle-weight; lambda_identity of the authors'
+    code; needs inputs and targets with the same channels"""
     pool_size: int = base.discriminator_setting(50, ge=0, le=10_000)
-    """images in the history shown to the discriminators; 0: no history"""
+    """size of the image pool of generated images shown to the discriminators; 0: no pool"""
 
     def networks(self, channels: tuple[int, int]) -> dict[str, NetworkSpec]:
         """Return the networks; UsageError for an identity loss between unequal channels."""

@@ -32,21 +32,21 @@ class GanObjective(Objective):
 
     net: Annotated[specs.GeneratorName, Objective.model_fields["net"]] = "unet-256"
     gan_mode: specs.GanMode = base.loss_setting("vanilla")
-    """adversarial loss; vanilla (BCE), lsgan (MSE), wgan (weight clipping, RMSProp), wgan-gp
+    """adversarial loss; vanilla (BCE), lsgan (MSE), wgan (weight clipping, RMSProp) or wgan-gp
     (gradient penalty)"""
     discriminator: specs.DiscriminatorName = base.discriminator_setting("patch-70")
-    """discriminator; patch-N sees N x N pixels per logit, global the image"""
+    """discriminator; patch-N sees N x N pixels per logit, global the whole image"""
     d_width: int = base.discriminator_setting(64, ge=1, le=1024)
     """channels of the discriminator's first layer"""
     d_norm: base.NormName = base.discriminator_setting("auto")
-    """normalization; of the discriminator; auto: the generator's, but with wgan-gp instance for
-    batch"""
+    """normalization; auto: as in the generator, but instance norm in place of batch norm with
+    wgan-gp"""
     d_weight: float = base.discriminator_setting(0.5, gt=0, le=1000)
-    """multiplier of the discriminator loss; 0.5 as in pix2pix"""
+    """weight of the discriminator loss; 0.5 as in pix2pix"""
     n_critic: int = base.discriminator_setting(1, ge=1, le=100)
     """discriminator updates per generator update"""
     clip_value: float = base.discriminator_setting(0.01, gt=0, le=1)
-    """weight clipping bound, with --gan-mode wgan"""
+    """bound for weight clipping, with --gan-mode wgan"""
 
     @model_validator(mode="after")
     def _check_clip_value(self) -> Self:

@@ -25,12 +25,12 @@ class PixelObjective(Objective):
     """Base class of losses that compare the output with the target pixel by pixel."""
 
     fft_weight: float = loss_setting(0.0, advanced=True, ge=0, le=1e6)
-    """weight of an L1 loss of the 2-D spectra; 0.1 in MIMO-UNet, 0: none"""
+    """weight of an L1 loss on the 2-D spectra; 0.1 in MIMO-UNet; 0: none"""
     lpips: tuple[str, str] | None = Field(
         None, json_schema_extra={"group": "Objective", "advanced": True, "metavar": "NETWORK HEADS"}
     )
-    """weights of a network and of its heads, for a perceptual loss; the files that evaluate
-    --lpips takes"""
+    """weights of a network and its heads, for a perceptual loss; the same files as for evaluate
+    --lpips"""
     lpips_weight: float = loss_setting(0.1, advanced=True, ge=0, le=1e6)
     """weight of the perceptual loss, with --lpips"""
 
@@ -99,7 +99,7 @@ class Charbonnier(PixelObjective):
     """
 
     epsilon: float = loss_setting(1e-3, advanced=True, gt=0, le=1)
-    """error below which the loss is quadratic; samples lie in [-1, 1]"""
+    """error below which the loss is quadratic; samples are in [-1, 1]"""
 
     def distance(self, output: Tensor, target: Tensor) -> Tensor:
         """Return the mean distance."""
