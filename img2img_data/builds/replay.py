@@ -139,7 +139,7 @@ def _clean_image(job: CorpusJob, folder: Path, row: Row) -> LoadedSource:
     """Return the clean image in the corpus as the source; only a copy has a known digest."""
     combined = job.settings.layout == "combined"
     column = "file_name" if combined else "target_file_name"
-    path, hint = inside(folder, row.get(column)), "name the source folder by --source"
+    path, hint = inside(folder, row.get(column)), "name the source folder with --source"
     data = io.read_bytes(path)
     if sha256(data).hexdigest() != row.get(column.replace("file_name", "sha256")):
         raise CorpusError("image", path, "is not what its row says", hint)

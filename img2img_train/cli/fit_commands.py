@@ -113,7 +113,7 @@ def fit(corpora: tuple[str, ...], settings: dict[str, Any]) -> None:
     options = build_part(FitOptions, settings)
     recipe, smoke = options.recipe, options.smoke
     if smoke and recipe is None:
-        raise UsageError("option", "--smoke", "belongs to a recipe", "give one by --recipe")
+        raise UsageError("option", "--smoke", "belongs to a recipe", "give one with --recipe")
     values = read_recipe(recipe, smoke) if recipe is not None else {}
     chosen = {n: v for n, v in settings.items() if n not in FitOptions.model_fields}
     chosen |= {"corpora": corpora} if corpora else {}

@@ -279,7 +279,7 @@ def missing_split(config: RunConfig, split: str, option: str) -> UsageError:
     """Return the error for a split that no corpus of a run has."""
     splits = sorted({split for c in config.corpora for split in open_corpus(c.path).splits})
     why = f"is in none of the corpora (they have {', '.join(splits) or 'no pairs'})"
-    return UsageError("split", split, why, f"choose one by {option}")
+    return UsageError("split", split, why, f"choose one with {option}")
 
 
 def resolve_crops(config: RunConfig, images: ImageSet) -> RunConfig:
@@ -292,7 +292,7 @@ def resolve_crops(config: RunConfig, images: ImageSet) -> RunConfig:
     if rotate is None:
         rotate = config.crop is None and images.crop > 0
     if rotate and height != width:
-        why, hint = f"needs square images, they are {width}x{height}", "give --crop, or omit it"
+        why, hint = f"needs square images, but they are {width}x{height}", "give --crop, or omit it"
         raise UsageError("option", "--rotate", why, hint)
     return config.model_copy(update={"crop": images.crop, "rotate": rotate})
 
@@ -303,7 +303,7 @@ def open_unpaired(config: RunConfig, split: str) -> UnpairedImages | None:
     Errors and None as in ``open_images``.
     """
     if option := _option_of_targets(config):
-        why = f"makes pairs, and {config.loss} takes none"
+        why = f"makes pairs, but {config.loss} takes none"
         raise UsageError("option", option, why, "omit it, or choose a paired loss")
     domains = [_domains_of(Path(choice.path), split) for choice in config.corpora]
     sides = [Joined(side, config.limit) for side in zip(*domains, strict=True)]
