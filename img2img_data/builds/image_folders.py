@@ -58,7 +58,8 @@ class SelectSettings(FrozenModel):
     duplicate_distance: int = Field(8, ge=0, le=MAX_DISTANCE)
     """bits of the 64-bit hash in which near copies may differ; 0: exact copies only"""
     sample: int | None = Field(None, ge=1)
-    """number of images to draw at random; by --seed, before the filters; default: all"""
+    """number of images to draw at random; by --seed, before the filters, which may
+    leave fewer; default: all"""
     seed: int = field_of(pairs.BuildSettings, "seed")
 
     def filters(self) -> tuple[filters.Filter, ...]:

@@ -41,7 +41,8 @@ Sections: TypeAlias = Mapping[str, Mapping[str, str]]
 
 EXIT_CODES: Final = {
     "0": "done",
-    "1": "unfinished or not passed: rejected images, unmatched files, damaged corpus, low score",
+    "1": "unfinished or not passed: too many rejected images, unmatched files, damaged corpus, "
+    "low score",
     "2": "wrong command, option, recipe, path, checkpoint; a folder in use; an extra is missing",
     "3": "training diverged",
     "129 / 130 / 143": "ended by SIGHUP / SIGINT / SIGTERM; the same command continues",

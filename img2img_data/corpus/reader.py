@@ -14,6 +14,7 @@ from img2img_data.core.errors import CorpusError, Rejected, UsageError, printabl
 from img2img_data.core.jsonl import Columns, RowFile, iter_rows, open_rows, read_object, wrong_value
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.layouts import LAYOUTS, find_layout
+from img2img_data.images.headers import is_image_name
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -200,6 +201,9 @@ def open_corpus(root: os.PathLike[str] | str, rows: bool = True) -> Corpus:
     if (root / ".building").is_dir():
         raise CorpusError("corpus", root, "is unfinished", "run the command that builds it again")
     name = find_layout(root)
+    if name is None and any(map(is_image_name, os.listdir(os.fsencode(root)))):
+        hint = "make a corpus of it, as with 'img2img-data degrade'"
+        raise UsageError("folder", root, "holds images, not pairs", hint)
     if name is None or name == "webdataset":
         why = "contains neither corpus.json nor images in a known layout"
         raise CorpusError("corpus", root, why, "see 'img2img-data import --help' for the layouts")

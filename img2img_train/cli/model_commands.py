@@ -248,6 +248,7 @@ def _restore_one(model: LoadedModel, source: Path, out: Path, settings: Translat
         sys.stdout.buffer.write(result.image)
         return
     write_atomically(out, result.image)
+    click.echo(f"restored 1 image into '{printable(out)}'")
 
 
 class ExportOptions(DirectionOption):
@@ -456,6 +457,9 @@ def report(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
     from img2img_train.report.page import write_comparison, write_run_report
 
     out, runs = build_model(ReportOptions, settings).out, tuple(dict.fromkeys(runs))
+    if out and out.suffix.lower() not in {".html", ".htm"}:
+        why, hint = "is not the name of an HTML file", "give a name that ends in .html"
+        raise UsageError("file", out, why, hint)
     if len(runs) > 1:
         page = write_comparison(runs, out or Path("comparison.html"))
         click.echo(f"report: {printable(str(page))}")

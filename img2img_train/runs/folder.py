@@ -221,15 +221,16 @@ class RunFolder:
             begun = begun.model_copy(update={"corpora": config.corpora})
         if begun.init and Path(begun.init).resolve() == Path(config.init).resolve():
             begun = begun.model_copy(update={"init": config.init})
-        for name, (old, new) in begun.changes(config).items():
-            change = f"{name} was {_as_text(old)}, now {_as_text(new)}"
-            why = f"was begun with other settings ({change})"
+        changes = begun.changes(config).items()
+        if words := [f"{n} was {_as_text(old)}, now {_as_text(new)}" for n, (old, new) in changes]:
+            why = f"was begun with other settings ({'; '.join(words)})"
             raise self._error(why, f"{OUT_HINT}, or the same settings")
         self._check_data(page.get("data"), data)
 
     def _check_data(self, begun: object, data: Mapping[str, Any]) -> None:
         if begun != data:
-            raise self._error("was begun on other pairs: a corpus has changed")
+            hint = f"{OUT_HINT}, and --init with this run to start from its weights"
+            raise self._error("was begun on other pairs: a corpus has changed", hint)
 
 
 def _folders_of(config: RunConfig) -> list[list[Any]]:

@@ -297,6 +297,18 @@ def test_what_vanished_or_changed_is_refused_and_pruned(name: str, tmp_path: Pat
     assert everything(tmp_path / "out") == everything(tmp_path / "fresh")
 
 
+def test_another_source_is_refused_without_advice_to_prune(tmp_path: Path) -> None:
+    write_photos(tmp_path / "in", 2)
+    write_photos(tmp_path / "other", 2)
+    (tmp_path / "other/000.jpg").rename(tmp_path / "other/a.jpg")
+    (tmp_path / "other/001.jpg").rename(tmp_path / "other/b.jpg")
+    run("blur", tmp_path / "in", tmp_path / "out")
+    with pytest.raises(AssertionError, match="0 of 2 sources are done; 2 vanished") as failed:
+        run("blur", tmp_path / "other", tmp_path / "out")
+    assert "give the sources that it was made of" in str(failed.value)
+    assert "--prune" not in str(failed.value)
+
+
 def test_a_split_that_loses_all_its_images_leaves_nothing(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write_photos(tmp_path / "in" / "A" / split, 2)

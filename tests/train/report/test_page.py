@@ -111,6 +111,7 @@ def test_a_report_without_scores_says_why(
         config = write_run(Path("run")) / "config.json"
         config.write_text(json.dumps(json.loads(config.read_text()) | {"data": {"steps": 99}}))
     assert command("report", "run") == 0
+    assert command("report", "run", "--out", "folder") == 2
     page = html.unescape(Path("run/report.html").read_text("utf-8"))
     assert reason in page
 
