@@ -137,7 +137,7 @@ def run_build(
             return folder.report()
         if not settings.prune and earlier.counts.keys() & {"vanished", "changed"}:
             hint = "--prune removes what vanished and rebuilds what changed"
-            if not earlier.counts[""]:
+            if earlier.counts.keys() == {"vanished"}:
                 # Another source, as two folders that changed places: --prune would replace it all.
                 hint = "give the sources that it was made of, or another folder for the result"
             raise UsageError("folder", folder.root, str(earlier), hint)
