@@ -94,7 +94,7 @@ def _job_of(root: Path, info: Mapping[str, Any], source: Path | None) -> CorpusJ
     if not isinstance(recipe, dict) or recipe.get("pairing") in _NOT_COMPUTED:
         why, hint = "was not computed from single images", "only computed inputs can be replayed"
         raise CorpusError("corpus", root, why, hint)
-    place = Place(f"corpus '{printable(str(root))}'", ("recipe",))
+    place = Place(f"corpus '{printable(root)}'", ("recipe",))
     settings = build_part(BuildSettings, recipe, place)
     pairing = pairing_of(recipe, place)
     if source is None and not pairing.clean:
@@ -164,8 +164,7 @@ def _compute(
             raise TypeError("'drawn' is not a mapping to numbers")
         pair = job.pairing.apply([source.pixels], drawn)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        detail = printable(str(error))[:80]
-        why = f"the row '{printable(task.key)}' does not fit its recipe ({detail})"
+        why = f"the row '{printable(task.key)}' does not fit its recipe ({printable(error)[:80]})"
         raise CorpusError("corpus", root, why, "build it again") from None
     return pairs.encode_files(job, task, pair.input, pair.target, [source])[0]
 

@@ -96,7 +96,7 @@ def merge(shards: tuple[Path, ...], out: Path, copy: bool, settings: dict[str, A
     options, start = build_model(MergeOptions, settings), time.monotonic()
     opened = open_shards(shards, out)
     if options.dry_run:
-        sources, name = opened[0].info["shard"]["sources"], printable(str(out))
+        sources, name = opened[0].info["shard"]["sources"], printable(out)
         click.echo(f"would join {len(opened)} shards with {sources:,} sources in '{name}'")
         return 0
     with progress_of("merge") as progress:
@@ -143,7 +143,7 @@ def show(corpus: Path, settings: dict[str, Any]) -> None:
     options = build_model(ShowOptions, settings)
     with progress_of("show") as progress:
         page = write_corpus_page(corpus, progress=progress, **dict(options))
-    click.echo(printable(str(page)))
+    click.echo(printable(page))
     print_after(corpus)
 
 
@@ -275,7 +275,7 @@ def degradations(name: str, settings: dict[str, Any]) -> None:
         lines = list(describe_degradations(name))
     else:
         lines = write_contact_sheet(options.on, options.out, name, options.side, options.seed)
-        lines.append(f"sheet: {printable(str(options.out))}")
+        lines.append(f"sheet: {printable(options.out)}")
     click.echo("\n".join(lines))
 
 

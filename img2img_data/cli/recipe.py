@@ -115,7 +115,7 @@ class RecipeStep:
     @property
     def line(self) -> str:
         """The step in one line: number, command, folders."""
-        *sources, out = (printable(str(path)) for path in self.paths)
+        *sources, out = (printable(path) for path in self.paths)
         return f"{self.number}  {self.name}  {' | '.join(sources)} > {out}"
 
 
@@ -147,7 +147,7 @@ def load_recipe(path: Path | str, smoke: bool = False) -> tuple[RecipeStep, ...]
     content, place = read_yaml(path)
     recipe = build_model(Recipe, content, place)
     if not recipe.corpus:
-        apply = f"'img2img-data degrade PHOTOS OUT --recipe {printable(str(path))}' applies it"
+        apply = f"'img2img-data degrade PHOTOS OUT --recipe {printable(path)}' applies it"
         hint = f"as {EXAMPLE} has them" if recipe.degradation is None else apply
         raise UsageError("recipe", path, "has no 'corpus' steps", hint)
     if recipe.degradation is not None:
@@ -240,7 +240,7 @@ def _describe_source(source: Path, earlier: RecipeStep) -> str:
     complete = _is_complete(earlier)
     state = "is complete already" if complete else "is not done yet"
     missing = ", but has no such folder" if complete and not source.is_dir() else ""
-    name = printable(str(source))
+    name = printable(source)
     return f"reads '{name}', made by step {earlier.number} ({earlier.name}), which {state}{missing}"
 
 

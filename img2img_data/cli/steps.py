@@ -194,7 +194,7 @@ def run_and_print(name: str, paths: Sequence[Path], settings: Mapping[str, Any])
 
 def print_report(report: Report, out: Path, start: float) -> None:
     """Print the summary of a run that began at ``start``."""
-    name, seconds = printable(str(out)), time.monotonic() - start
+    name, seconds = printable(out), time.monotonic() - start
     last = f"'{name}' was complete already"
     if not report.complete:
         rate = f"{report.total / max(seconds, 1e-3):,.0f} images/s"
@@ -363,11 +363,11 @@ def _list_images(call: StepCall, folder: Path) -> Iterator[Item]:
     for item in list_folder(folder, skipped, follow_links):
         place = os.path.realpath(os.path.join(root, item.path)) if follow_links else b""
         if place.startswith(out + b"/"):
-            why = f"lies behind a link in '{printable(str(folder))}'"
+            why = f"lies behind a link in '{printable(folder)}'"
             raise UsageError("folder", call.paths[-1], why, "choose one outside of it")
         yield item
     if line := describe_skipped(skipped):
-        call.echo(f"'{printable(str(folder))}': {line}")
+        call.echo(f"'{printable(folder)}': {line}")
 
 
 def _warn_of_tags(plan: Plan, echo: Echo) -> None:

@@ -276,8 +276,7 @@ class HuggingFaceLayout(FolderLayout):
             is_input = re.match(words, found[others[0]])
             return (others[0], "file_name") if is_input else ("file_name", others[0])
         if [*found] == ["file_name"]:
-            hint = "make a corpus of it, as with 'img2img-data blur'"
-            raise UsageError("folder", path.parent, "holds images, not pairs", hint)
+            raise no_pairs(path.parent)
         shown = ", ".join(printable(c) for c in found) or "none"
         why = f"does not tell input from target (*_file_name columns: {shown})"
         raise UsageError("list", path, why, "name them input_file_name and target_file_name")
@@ -416,6 +415,12 @@ LAYOUTS: Final[dict[str, FolderLayout]] = {
     "pix2pix": Pix2PixLayout(),
 }
 """Every layout by its name."""
+
+
+def no_pairs(folder: Path) -> UsageError:
+    """Return the error for a folder that holds images without a known layout of pairs."""
+    hint = "build a corpus from it, for example with 'img2img-data degrade'"
+    return UsageError("folder", folder, "holds images, not pairs", hint)
 
 
 def find_layout(root: Path) -> str | None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
 from img2img_data.core.jsonl import Columns, RowFile, iter_rows, open_rows, read_object, wrong_value
 from img2img_data.corpus import format as corpus_format
-from img2img_data.corpus.layouts import LAYOUTS, find_layout
+from img2img_data.corpus.layouts import LAYOUTS, find_layout, no_pairs
 from img2img_data.images.headers import is_image_name
 
 if TYPE_CHECKING:
@@ -79,7 +79,7 @@ class Corpus:
 
     def __repr__(self) -> str:
         counts = ", ".join(f"{split} {count}" for split, count in self._counts())
-        return f"<{self.kind} corpus '{printable(str(self.root))}': {counts}>"
+        return f"<{self.kind} corpus '{printable(self.root)}': {counts}>"
 
     def _repr_html_(self) -> str:
         rows = (f"<tr><td>{escape(split)}</td><td>{n}</td></tr>" for split, n in self._counts())
@@ -189,8 +189,9 @@ def open_corpus(root: os.PathLike[str] | str, rows: bool = True) -> Corpus:
     (7, (32, 40, 3))
 
     Without ``rows`` the manifests stay unread: every split is there but empty, which takes no time
-    however large the corpus is. Raises ``UsageError`` if there is no such folder, ``Img2ImgError``
-    if it is unfinished, was written by another version, or has no known layout.
+    however large the corpus is. Raises ``UsageError`` if there is no such folder or it holds images
+    without pairs, ``Img2ImgError`` if it is unfinished, was written by another version, or has no
+    known layout.
     """
     root = Path(root)
     if not root.is_dir():
@@ -202,8 +203,7 @@ def open_corpus(root: os.PathLike[str] | str, rows: bool = True) -> Corpus:
         raise CorpusError("corpus", root, "is unfinished", "run the command that builds it again")
     name = find_layout(root)
     if name is None and any(map(is_image_name, os.listdir(os.fsencode(root)))):
-        hint = "make a corpus of it, as with 'img2img-data degrade'"
-        raise UsageError("folder", root, "holds images, not pairs", hint)
+        raise no_pairs(root)
     if name is None or name == "webdataset":
         why = "contains neither corpus.json nor images in a known layout"
         raise CorpusError("corpus", root, why, "see 'img2img-data import --help' for the layouts")

@@ -199,7 +199,7 @@ class OddInt(IntRange):
     metavar: ClassVar[str] = "ODD|LOW..HIGH"
 
     def _checked(self, value: float) -> float:
-        if value % 2 != 1:  # 0, or a fraction
+        if value % 2 != 1:  # 0 if even, a fraction if not an integer
             raise ValueError(f"{value:g} is not odd")
         return int(value)
 
@@ -326,7 +326,10 @@ class Degradation(FrozenModel):
         return from_unit(self.degrade(to_unit(image), **drawn), image)
 
     def _by_channel(self, image: Image, **drawn: Any) -> Image:
-        """Apply to each channel alone: a codec or a filter takes few numbers of channels."""
+        """Return an image, H x W x C, with each channel degraded on its own.
+
+        For functions that do not take C channels at once.
+        """
         channels = (np.ascontiguousarray(image[..., c]) for c in range(image.shape[2]))
         return np.stack([self.apply(channel, **drawn) for channel in channels], -1)
 

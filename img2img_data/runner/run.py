@@ -138,11 +138,11 @@ def run_build(
         if not settings.prune and earlier.counts.keys() & {"vanished", "changed"}:
             hint = "--prune removes what vanished and rebuilds what changed"
             if earlier.counts.keys() == {"vanished"}:
-                # Another source, as two folders that changed places: --prune would replace it all.
-                hint = "give the sources that it was made of, or another folder for the result"
+                # Other sources, for example two swapped folders: --prune would replace every image.
+                hint = "give the sources that it was built from, or another output folder"
             raise UsageError("folder", folder.root, str(earlier), hint)
         if state != "new":
-            echo(f"'{printable(str(folder.root))}': {earlier}")
+            echo(f"'{printable(folder.root)}': {earlier}")
         folder.open(recipe, plan.roots)
         report = _fill(build, make_pool, progress, earlier.indices)
         folder.end()
@@ -201,7 +201,7 @@ def _check_not_empty(plan: Plan) -> None:
 
 def _forecast(build: FolderBuild, recipe: Row) -> Iterator[str]:
     """Yield what a run would do, one line per fact; nothing is written, no image is decoded."""
-    plan, report, out = build.plan, Report(), printable(str(build.folder.root))
+    plan, report, out = build.plan, Report(), printable(build.folder.root)
     state = build.folder.state(recipe, plan.roots, True)
     earlier = EarlierRun(build, lambda *_: None)
 

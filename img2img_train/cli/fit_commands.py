@@ -156,11 +156,12 @@ def with_start(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _fit(config: RunConfig, report: bool, changed: bool = False) -> None:
     from img2img_data.core.command_line import Display, frozen_imports
-    from img2img_data.corpus.reader import open_corpus
+    from img2img_data.corpus.reader import no_folder
 
     # Before the import of torch: a wrong path fails at once.
-    for choice in config.corpora:
-        open_corpus(choice.path, rows=False)
+    for path in (Path(choice.path) for choice in config.corpora):
+        if not path.is_dir():
+            raise no_folder(path)
     with frozen_imports():
         import torch._inductor.config  # noqa: F401  # torch imports it before the first step
 
@@ -180,7 +181,7 @@ def _fit(config: RunConfig, report: bool, changed: bool = False) -> None:
             lines = _score(config, result, display)
         click.echo("\n".join(lines))
     if report:
-        click.echo(f"report: {printable(str(result.folder.report))}")
+        click.echo(f"report: {printable(result.folder.report)}")
     sigma = ["--sigma", "3"] * (config.input != "plain")
     print_translate(result.folder.root, *sigma)
 

@@ -128,7 +128,7 @@ def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
 def print_translate(model: Path, *options: str) -> None:
     """Print the command that applies a model to images, which only the user can name."""
     # A folder for each model: outputs of two in one would be hard to tell apart.
-    out = Path("outputs", model.resolve().stem)
+    out = Path("outputs", model.resolve().name.removesuffix(".safetensors"))
     print_next("img2img-train", "translate", model, "IMAGES", out, *options)
 
 
@@ -177,8 +177,7 @@ def translate(model: Path, images: Path, out: Path, settings: dict[str, Any]) ->
     # Counted before the model is loaded: a wrong path fails at once.
     total = 1 if single else len(list_images(images, out)[1])
     if options.dry_run:
-        name = printable(str(out))
-        click.echo(f"would restore {total:,} files into '{name}'; nothing was written")
+        click.echo(f"would restore {total:,} files into '{printable(out)}'; nothing was written")
         return
     loaded = load_generator(model, options.device, *options.at_test)
     corpora = (choice.path for choice in loaded.config.corpora)
@@ -205,7 +204,7 @@ def translate(model: Path, images: Path, out: Path, settings: dict[str, Any]) ->
 
 
 def _describe_translated(done: Translated, total: int) -> str:
-    kind, out = "files" if done.videos else "images", printable(str(done.out))
+    kind, out = "files" if done.videos else "images", printable(done.out)
     reused = f", {done.reused:,} of them already there" if done.reused else ""
     videos = f"; {done.videos:,} videos ({done.frames:,} frames now)" if done.videos else ""
     return f"restored {done.restored:,} of {total:,} {kind} into '{out}'{reused}{videos}"
@@ -235,14 +234,14 @@ def _restore_one(model: LoadedModel, source: Path, out: Path, settings: Translat
         ):
             progress = display.report("restoring", "files", "frames")
             seen = inference.translate_video(model, file, out, chosen, progress)
-        click.echo(f"restored {seen.frames:,} frames into '{printable(str(out))}'")
+        click.echo(f"restored {seen.frames:,} frames into '{printable(out)}'")
         _print_notes(seen.notes)
         return
     if "format" not in settings.model_fields_set and suffix in IMAGE_FORMATS:
         settings = settings.model_copy(update={"format": IMAGE_FORMATS[suffix]})
     data = sys.stdin.buffer.read() if str(source) == STDIO else source.read_bytes()
     result = inference.translate_file(model, data, str(source), settings)
-    frames = inference.notes_on_frames({printable(str(source)): result.source_frames})
+    frames = inference.notes_on_frames({printable(source): result.source_frames})
     _print_notes([*result.notes, *frames])
     if str(out) == STDIO:
         sys.stdout.buffer.write(result.image)
@@ -325,7 +324,7 @@ def _export(model: Path, out: Path, suffix: str, options: ExportOptions) -> None
             about += "; dropout, which the model keeps on at test, is off"
     _print_notes(notes)
     size = sum(p.stat().st_size for p in (out.glob("*.*") if out.is_dir() else [out]))
-    click.echo(f"'{printable(str(out))}': {size / 1e6:.1f} MB, {about}")
+    click.echo(f"'{printable(out)}': {size / 1e6:.1f} MB, {about}")
 
 
 class ServeOptions(FrozenModel):
@@ -399,7 +398,7 @@ def adopt(weights: Path, out: Path, settings: dict[str, Any]) -> None:
     spec = import_weights(weights, out, options.direction, options.dropout)
     channels = f"{spec.inputs} to {spec.outputs} channels"
     about = f"{spec.name} of width {spec.width}, {spec.norm} norm, {channels}"
-    click.echo(f"'{printable(str(out))}': {about}")
+    click.echo(f"'{printable(out)}': {about}")
     print_translate(out)
 
 
@@ -462,7 +461,7 @@ def report(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
         raise UsageError("file", out, why, hint)
     if len(runs) > 1:
         page = write_comparison(runs, out or Path("comparison.html"))
-        click.echo(f"report: {printable(str(page))}")
+        click.echo(f"report: {printable(page)}")
         return
     click.echo(f"report: {printable(str(write_run_report(runs[0], out)))}")
     print_translate(runs[0])

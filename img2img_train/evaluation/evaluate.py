@@ -125,6 +125,7 @@ def evaluate_loaded(
 ) -> Evaluation:
     """Return the scores of a model in memory on a corpus; ``names`` are those of both.
 
+    ``progress`` counts images; ``gallery`` is the number of images to keep for a page.
     Raises as ``evaluate_matrix``.
     """
     pairs = _pairs(corpus, settings.split, perceptual)

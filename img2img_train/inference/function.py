@@ -93,7 +93,7 @@ class Model:
         return str(self.loaded.path)
 
     def __repr__(self) -> str:
-        path, spec, step = printable(str(self.loaded.path)), self.loaded.spec, self.loaded.step
+        path, spec, step = printable(self.loaded.path), self.loaded.spec, self.loaded.step
         about = f"{spec.name} of width {spec.width}, step {step:,}, on {self.loaded.device}"
         return f"<model '{path}': {about}>"
 

@@ -61,7 +61,7 @@ def notes_on_targets(source: Path, corpora: Iterable[str]) -> list[str]:
 
     ``corpora``: folders that may be corpora of other tools, as those of a run.
     """
-    name = printable(str(source))
+    name = printable(source)
     # Not Path.resolve, which raises for a loop of links.
     folder, *own = (Path(os.path.realpath(str(path))) for path in (source, *corpora))
     roots = (p for p in (folder, *folder.parents) if p in own or (p / CORPUS_FILE).is_file())

@@ -218,9 +218,8 @@ def translate(
             progress(number, len(paths))
         job.done.notes += [*log.notes, *notes_on_frames(log.source_frames(paths))]
         if others := len(log.rows.keys() - {path.hex() for path in paths}):
-            name = printable(str(out))
             images = f"{others:,} other image{'s' * (others != 1)}"
-            job.done.notes.append(f"'{name}' also holds earlier results of {images}")
+            job.done.notes.append(f"'{printable(out)}' also holds earlier results of {images}")
         log.write()
         write_atomically(out / REJECTED_FILE, map(to_json_line, rows))
     return job.done
@@ -250,7 +249,7 @@ class _ResumeLog:
             rows.extend(iter_rows(self.path))
         self.notes, valid = list[str](), rows[1:]
         if valid and rows[0] != self.head:
-            which = f"'{printable(str(out))}' held results of another model or of other settings"
+            which = f"'{printable(out)}' held results of another model or of other settings"
             self.notes = [f"{which}: those of the same images are replaced, the others are left"]
             valid = []
         self.rows = {str(row.get("source_hex")): row for row in valid}

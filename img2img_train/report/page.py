@@ -72,7 +72,7 @@ def write_comparison(runs: Sequence[Path], out: Path) -> Path:
 
     Raises CheckpointError if a folder holds no run.
     """
-    paths, room = {printable(str(run)): run for run in runs}, 2 * SAMPLE_BYTES // len(runs)
+    paths, room = {printable(run): run for run in runs}, 2 * SAMPLE_BYTES // len(runs)
     pages, tables = [], dict[tuple[Any, ...], list[dict[str, Any]]]()
     for name, run in paths.items():
         config, page = RunConfig.load(run), _read_run(run, out)

@@ -122,7 +122,7 @@ class Checkpoint:
 
     def config(self) -> RunConfig:
         """Return the configuration of the run; CheckpointError if this version does not know it."""
-        place = Place(f"checkpoint '{printable(str(self.path))}'")
+        place = Place(f"checkpoint '{printable(self.path)}'")
         try:
             return config_of(self.description.config, place)
         except Img2ImgError as error:

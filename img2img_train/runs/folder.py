@@ -81,7 +81,7 @@ class RunFolder:
         """Raise UsageError if the folder holds something other than a run."""
         nearest = next(path for path in (self.root, *self.root.parents) if path.exists())
         if not nearest.is_dir():
-            inside = f"would be inside the file '{printable(str(nearest))}'"
+            inside = f"would be inside the file '{printable(nearest)}'"
             raise self._error("is a file" if nearest == self.root else inside)
         if not self.config.is_file():
             check_unused(self.root, what="run")
@@ -204,7 +204,7 @@ class RunFolder:
             return
         stopped = [row for row in read_log(self.root) if row["kind"] == "stopped"]
         if stopped:
-            hint = f"start another run: fit --init {printable(str(self.root))}"
+            hint = f"start another run: fit --init {printable(self.root)}"
             raise self._error(stopped[-1]["text"], hint)
         # The number of steps follows from the settings.
         self._check_data({**page.get("data", {}), "steps": data["steps"]}, data)
@@ -249,7 +249,7 @@ def notes_on_run(path: Path | str) -> tuple[str, ...]:
         steps, log = read_page(Path(path) / CONFIG_FILE)["data"]["steps"], read_log(path)
         step = log[-1]["step"] if log else 0
         if step != steps and not (log and log[-1]["kind"] == "stopped"):
-            name = printable(str(path))
+            name = printable(path)
             return (f"run '{name}' is unfinished: step {step:,} of {steps:,}",)
     return ()
 

@@ -45,7 +45,7 @@ class FitResult:
     __str__ = __fspath__
 
     def __repr__(self) -> str:
-        p, root, more = self.progress, printable(str(self.folder.root)), ""
+        p, root, more = self.progress, printable(self.folder.root), ""
         if p.best_psnr is not None:
             more += f"; best PSNR {p.best_psnr:.2f} dB at step {p.best_step:,}"
         if self.early:

@@ -273,8 +273,8 @@ def describe_run(data: RunData) -> list[str]:
     config, (height, width) = data.config, data.train.size
     layout, online = data.train.channel_layout, data.train.on_the_fly
     specs = config.objective.networks(layout.channels)
-    spec, equal = specs["generator"], Counter(f"{s.name} (width {s.width})" for s in specs.values())
-    networks = " + ".join(f"{n} x {name}" if n > 1 else name for name, n in equal.items())
+    spec, named = specs["generator"], Counter(f"{s.name} (width {s.width})" for s in specs.values())
+    networks = " + ".join(f"{n} x {name}" if n > 1 else name for name, n in named.items())
     padded = f"{spec.padded_side(width)}x{spec.padded_side(height)}"
     images = f"{_count(data.train)} {'cropped to' if data.train.min_side else 'of'} "
     images += f"{width}x{height}"

@@ -106,7 +106,7 @@ class TrainingState:
                     hint = f"give its {options} and --loss, or omit them"
                     raise UsageError("option", "--init", f"{error} ({name})", hint) from None
         self.ema = ModelEma.of(config.ema, self.nets, self.ema.nets)
-        line = f"starting from '{printable(str(checkpoint.path))}': {', '.join(taken)}"
+        line = f"starting from '{printable(checkpoint.path)}': {', '.join(taken)}"
         trained = checkpoint.description.config.get("input", config.input)
         line += f", trained with --input {trained}" if trained != config.input else ""
         return line + (f"; {', '.join(fresh)} initialized anew" if fresh else "")

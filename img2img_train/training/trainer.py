@@ -196,7 +196,7 @@ class Trainer:
     def _diverged(self, step: int, what: str) -> DivergedError:
         saved, good = self.folder.latest_step(), "there is no checkpoint from before"
         if saved is not None:
-            path = printable(str(self.folder.latest))
+            path = printable(self.folder.latest)
             good = f"the last good checkpoint is '{path}', step {saved:,}"
         why = f"diverged at step {step:,} ({what})"
         hint = f"lower --lr and give another --out; {good}"

@@ -619,8 +619,11 @@ def test_two_lists_of_a_folder_do_not_double_its_pairs(tmp_path: Path) -> None:
 
 def test_a_folder_of_images_is_no_corpus(odd_photos: Path, tmp_path: Path) -> None:
     step("select", odd_photos, tmp_path / "chosen")
-    with pytest.raises(UsageError, match="holds images, not pairs; make a corpus of it"):
+    with pytest.raises(UsageError, match="holds images, not pairs; build a corpus from it"):
         open_corpus(tmp_path / "chosen")
+    write_photos(tmp_path / "plain", 1)
+    with pytest.raises(UsageError, match="holds images, not pairs; build a corpus from it"):
+        open_corpus(tmp_path / "plain")
 
 
 def test_values_of_a_foreign_list_become_tags(tmp_path: Path) -> None:

@@ -305,7 +305,7 @@ def test_another_source_is_refused_without_advice_to_prune(tmp_path: Path) -> No
     run("blur", tmp_path / "in", tmp_path / "out")
     with pytest.raises(AssertionError, match="0 of 2 sources are done; 2 vanished") as failed:
         run("blur", tmp_path / "other", tmp_path / "out")
-    assert "give the sources that it was made of" in str(failed.value)
+    assert "give the sources that it was built from" in str(failed.value)
     assert "--prune" not in str(failed.value)
 
 

@@ -192,6 +192,7 @@ def test_where_inputs_equal_targets_no_model_is_said_to_lose(tmp_path: Path) -> 
     page = write_run_report(run).read_text("utf-8")
     assert 'the model <b class="even">had nothing to restore' in page
     assert "over the input</dd>" not in page
+    assert page.count("input equals its target") == 4
 
 
 def test_batches_change_nothing(tmp_path: Path) -> None:
