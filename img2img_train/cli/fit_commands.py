@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Mapping
 from itertools import pairwise
@@ -227,10 +228,13 @@ def _score(config: RunConfig, result: FitResult, display: Display) -> list[str]:
 
 
 class ResumeOptions(FrozenModel):
-    """Options of ``resume``: more epochs, and resources; others would make it another run."""
+    """Options of ``resume``: a later end, and resources; others would make it another run."""
 
     epochs: int | None = Field(None, ge=1)
     """passes over the corpora in total, including those done"""
+    max_steps: int | None = Field(None, ge=1)
+    """stop after this many steps in total, including those done; the run gets more epochs if it has
+    too few for them"""
     lr: float | None = Field(None, gt=0, le=10)
     """learning rate from here on"""
     epochs_decay: int | None = Field(None, ge=0)
@@ -248,29 +252,37 @@ class ResumeOptions(FrozenModel):
 @click.command(cls=ModelCommand, models=lambda: (ResumeOptions,))
 @click.argument("run", type=FOLDER)
 def resume(run: Path, settings: dict[str, Any]) -> None:
-    """Continue the run in folder RUN as if it had never stopped, or a finished one for more epochs.
+    """Continue the run in folder RUN as if it had never stopped, or a finished one to a later end.
 
     \b
     Example:
       img2img-train resume runs/l2
       img2img-train resume runs/l2 --epochs 100 --lr 1e-4
+      img2img-train resume runs/l2 --max-steps 5000
 
     Optimizers, averages and image pools are kept, the log continues, and config.json records the
-    change with its step. The schedule is that of a run with the new settings from the start.
-    Another number of threads, or another device, changes the last digits of the results.
+    change with its step. From there on the learning rates are those of a run with the new settings
+    from the start: with a constant rate, or more steps of the same epochs, the weights are the same
+    as well. Another number of threads, or another device, changes the last digits of the results.
     """
-    from img2img_train.config import RunConfig, config_of
+    from img2img_train.config import CONFIG_FILE, RunConfig, config_of, read_page
 
     report = build_model(ResumeOptions, settings).report
     changed = {name: value for name, value in settings.items() if name != "report"}
-    config = RunConfig.load(run)
-    if "epochs" in changed and changed["epochs"] < (config.epochs or 0):
-        why = f"is {changed['epochs']}, and the run has {config.epochs}"
-        raise UsageError("option", "--epochs", why, "give more")
-    # More epochs are asked for: a limit in steps would end the run before them.
-    changed |= {"max_steps": 0} if "epochs" in changed else {}
+    config, data = RunConfig.load(run), read_page(run / CONFIG_FILE)["data"]
+    steps, per_epoch = changed.get("max_steps", 0), data["steps_per_epoch"]
+    # A new end of one kind: the old end of the other kind must not come before it.
+    if "epochs" in changed:
+        changed["max_steps"] = steps
+    elif steps:
+        changed["epochs"] = max(config.epochs or 1, math.ceil(steps / per_epoch))
     # Built anew: the settings check each other.
-    _fit(config_of({**config.model_dump(), "out": config.out, **changed}), report, changed=True)
+    config = config_of({**config.model_dump(), "out": config.out, **changed})
+    end = min((config.epochs or 1) * per_epoch, config.max_steps or math.inf)
+    if end < data["steps"]:
+        why = f"ends the run at step {end:,}, and it goes to step {data['steps']:,}"
+        raise UsageError("option", "--max-steps" if steps else "--epochs", why, "give more")
+    _fit(config, report, changed=True)
 
 
 COMMANDS: Final = (fit, resume)

@@ -159,6 +159,37 @@ def test_a_finished_run_goes_on_as_if_it_had_been_longer(
     assert json.loads((prolonged / "config.json").read_text()) == page
 
 
+@pytest.mark.parametrize(
+    ("first", "then", "together"),
+    [
+        ("--preset original --max-steps 10", "--max-steps 20", "--preset original --max-steps 20"),
+        ("--preset original --max-steps 4", "--epochs 3", "--preset original --epochs 3"),
+        (
+            "--preset original --epochs 2",
+            "--max-steps 8",
+            "--preset original --epochs 3 --max-steps 8",
+        ),
+        # Rates that fall over all epochs, of which a limit in steps cuts the last ones.
+        ("--max-steps 4", "--max-steps 8", "--max-steps 8"),
+        ("--epochs 9 --max-steps 4", "--max-steps 8", "--epochs 9 --max-steps 8"),
+    ],
+)
+def test_a_run_cut_short_goes_on_to_any_later_end(
+    first: str, then: str, together: str, corpus: Path, tmp_path: Path
+) -> None:
+    """Its weights, and the rates of its steps, are those of a run that had this end."""
+    tiny = "--net unet --width 4 --batch 2 --threads 1 --device cpu --precision fp32 --no-report"
+    cut, longer = tmp_path / "cut", tmp_path / "longer"
+    for words in (f"{first} --out {cut}", f"{together} --out {longer}"):
+        main(["fit", str(corpus), *words.split(), *tiny.split()])
+    for fewer in ("--max-steps 3", "--epochs 1"):
+        with pytest.raises(SystemExit, match="2"):
+            main(["resume", str(cut), *fewer.split()])
+    main(["resume", str(cut), *then.split(), "--no-report"])
+    assert same(latest(cut), latest(longer))
+    assert RunFolder(cut).steps.read_bytes() == RunFolder(longer).steps.read_bytes()
+
+
 def test_a_change_is_refused_on_other_images_and_after_early_stopping(
     corpus: Path, tmp_path: Path
 ) -> None:
