@@ -92,13 +92,17 @@ def test_the_script_needs_three_packages(root: Path, tmp_path: Path) -> None:
     image = make_photo(1, 21, 17)
     Image.fromarray(image).save(tmp_path / "in.png")
     script = root / "model.v1" / "usage.py"
-    assert len([*filter(str.strip, script.read_text().partition('"""\n\n')[2].splitlines())]) == 10
+    assert len([*filter(str.strip, script.read_text().partition('"""\n\n')[2].splitlines())]) == 13
     start = "import runpy, sys; del sys.argv[0]; sys.path.append(sys.argv.pop(0)); "
     start += "runpy.run_path(sys.argv[0])"
     words = [tmp_path, script, tmp_path / "in.png", tmp_path / "out.png"]
     subprocess.run([sys.executable, "-I", "-S", "-c", start, *words], check=True)
     done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
     assert done.stderr.startswith("Run the model: python usage.py IMAGE OUT.png")
+    bare = [sys.executable, "-I", "-S", script, *words[2:]]
+    done = subprocess.run(bare, capture_output=True, text=True, check=False)
+    hint = "install what it needs: pip install onnxruntime numpy pillow\n"
+    assert (done.returncode, done.stderr) == (1, f"No module named 'numpy'; {hint}")
     output = np.asarray(Image.open(tmp_path / "out.png")).astype(int)
     assert np.abs(output - train.load(root / "run", device="cpu")(image)).max() <= 1
     about = {p.key: p.value for p in onnx.load(script.with_name("model.onnx")).metadata_props}
