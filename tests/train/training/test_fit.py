@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import shutil
 import struct
 import subprocess
 import sys
@@ -510,7 +511,12 @@ def test_the_command_line_from_start_to_end(
     assert "steps of 4 pairs, 1 epoch;" in message
     assert "20% of the inputs are clean (--clean-share), from which the model learns" in message
     assert command(*words, "--dry-run", "--batch", 1) == 0
-    assert "steps of 1 pair, 1 epoch;" in capsys.readouterr().out
+    message = capsys.readouterr().out
+    assert "steps of 1 pair, 1 epoch;" in message
+    assert "draws" not in message
+    shutil.copytree(corpus, "other")
+    assert command("other", *words, "--dry-run") == 0
+    assert f"; an epoch draws 7 of other + 13 of {corpus}" in capsys.readouterr().out
     assert not (tmp_path / "run").exists()
     assert command(*words) == 0
     message = capsys.readouterr()
