@@ -65,9 +65,11 @@ class RunFolder:
         return UsageError("run", self.root, why, hint)
 
     def has_current_report(self) -> bool:
-        """Return True if the report is at least as new as the latest checkpoint."""
-        report, latest = self.report, self.latest
-        return report.exists() and report.stat().st_mtime_ns >= latest.stat().st_mtime_ns
+        """Return True if report and scores are at least as new as the latest checkpoint."""
+        # The command 'report' writes a report, too, and no scores.
+        both = (self.root.glob(name) for name in (self.report.name, "evaluation/*.json"))
+        times = (max((p.stat().st_mtime_ns for p in found), default=0) for found in both)
+        return min(times) >= self.latest.stat().st_mtime_ns
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the folder, creating it if missing; FolderInUseError if another process holds it."""

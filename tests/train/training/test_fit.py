@@ -524,7 +524,12 @@ def test_the_command_line_from_start_to_end(
     assert "epoch 1/1" in message.err
     assert (tmp_path / "run/report.html").is_file()
     assert command("resume", "run") == 0
-    assert "finished already" in capsys.readouterr().out
+    message = capsys.readouterr().out
+    assert "finished already" in message
+    assert "PSNR" not in message.partition("\n")[2]
+    shutil.rmtree("run/evaluation")
+    assert command("report", "run") == command(*words) == 0, "a report without scores is no end"
+    assert f"'{corpus}' val: PSNR" in capsys.readouterr().out
     assert command("evaluate", "run", "--on", corpus, "--split", "val", "--out", "m") == 0
     assert "scores: m/index.html" in capsys.readouterr().out
     assert command("translate", "run", corpus / "val/input", "out") == 0
