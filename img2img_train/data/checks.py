@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeAlias
 
-from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
+from img2img_data.core.errors import CorpusError, Img2ImgError, Rejected, UsageError, printable
 from img2img_data.corpus.reader import Corpus, Pair, open_corpus
 from img2img_data.images import io
 from img2img_train.config import RunConfig
@@ -101,12 +101,12 @@ def check_same_size(path: Path, size: Size, first: Size) -> None:
         raise CorpusError("image", path, why, hint)
 
 
-def check_min_side(sizes: Sizes, min_side: int) -> int:
+def check_min_side(sizes: Sizes, min_side: int, error: type[Img2ImgError] = UsageError) -> int:
     """Return the total area of images in pixels.
 
     Raises:
-        CorpusError: if an image has a side below ``min_side``; it names the smallest one and counts
-            the rest.
+        UsageError (or ``error``): if an image has a side below ``min_side``; it names the smallest
+            one and counts the rest.
     """
     area, small, smallest = 0, 0, (Path(), (min_side, min_side))
     for path, size in sizes:
@@ -119,5 +119,6 @@ def check_min_side(sizes: Sizes, min_side: int) -> int:
         more = f", and {small - 1:,} more are too small" if small > 1 else ""
         why = f"is {width}x{height}, smaller than --crop {min_side}{more}"
         skip = f"'img2img-data select --min-side {min_side}'"
-        raise CorpusError("image", path, why, f"give a smaller --crop, or skip them with {skip}")
+        hint = f"give --crop {min(height, width)} or less, or skip them with {skip}"
+        raise error("image", path, why, hint)
     return area

@@ -132,7 +132,8 @@ class _ImageSetFields:
         if self.load_size:
             pixels = resize_to(pixels, self.load_size)
         elif self.min_side:
-            checks.check_min_side([(path, _size(pixels))], self.min_side)
+            # Not what the manifest or the header of the file states, which was checked before.
+            checks.check_min_side([(path, _size(pixels))], self.min_side, CorpusError)
         else:
             checks.check_same_size(path, _size(pixels), self.size)
         return pixels[..., :channels]
@@ -262,7 +263,7 @@ def open_images(config: RunConfig, split: str) -> ImageSet | None:
 
     Raises:
         CorpusError: if a corpus cannot be used.
-        UsageError: if the run cannot use its color space or channels.
+        UsageError: if the run cannot use its kind, color space, channels or sizes.
     """
     return open_pairs(config, split) if config.objective.paired else open_unpaired(config, split)
 
@@ -419,7 +420,7 @@ def _pairs_of(root: Path, split: str) -> _Rows:
     if corpus.kind != "paired":
         losses = " or ".join(name for name, loss in OBJECTIVES.items() if not loss.paired)
         why = "is unpaired, and this loss needs pairs"
-        raise CorpusError("corpus", root, why, f"give a paired corpus, or --loss {losses}")
+        raise UsageError("corpus", root, why, f"give a paired corpus, or --loss {losses}")
     return corpus.pairs(split) if split in corpus.splits else (), partial(_with_corpus, corpus)
 
 

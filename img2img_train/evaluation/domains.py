@@ -13,7 +13,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from img2img_data.core.errors import CorpusError, printable
+from img2img_data.core.errors import CorpusError, UsageError, printable
 from img2img_data.corpus.reader import Corpus, Pair, iter_pairs, no_split
 from img2img_data.images.color import lab_to_rgb, rgb_to_lab
 from img2img_data.images.pixels import Pixels
@@ -52,14 +52,14 @@ class Colors(NamedTuple):
 def images_of(corpus: Corpus, split: str, networks: PerceptualNetworks) -> list[Pair]:
     """Return the images of A, then those of B, each as a pair with itself.
 
-    Raises UsageError if there is no such split, CorpusError without the network of FID, or with
+    Raises UsageError if there is no such split, or without the network of FID, CorpusError with
     fewer than two images in a domain.
     """
     if split not in corpus.domains:
         raise no_split(corpus, split)
     if networks.inception is None:
         hint = "give --fid WEIGHTS, the Inception weights of pytorch-fid"
-        raise CorpusError("corpus", corpus.root, "is unpaired, so only FID scores it", hint)
+        raise UsageError("corpus", corpus.root, "is unpaired, so only FID scores it", hint)
     if min(map(len, corpus.domains[split])) < 2:
         why = f"has fewer than two images in a domain of split '{printable(split)}'"
         raise CorpusError("corpus", corpus.root, why, "FID needs at least two")

@@ -230,9 +230,9 @@ def test_whole_images_are_scored(degrade: str | None, mixed: Path, tmp_path: Pat
 def test_images_that_are_too_small_are_counted_at_the_start(mixed: Path, tmp_path: Path) -> None:
     config = small_config("l2", mixed, tmp_path, crop=32)
     message = (
-        r"is (40x24|24x56|24x24).*--crop 32.*4 more are too small; .*smaller --crop.*--min-side 32"
+        r"is (40x24|24x56|24x24).*--crop 32.*4 more are too small; give --crop 24 or less.*side 32"
     )
-    with pytest.raises(CorpusError, match=message):
+    with pytest.raises(UsageError, match=message):
         loop.dry_run(config)
     small = small_config("l2", mixed, tmp_path, crop=24, validation_split="none")
     loop.dry_run(small)

@@ -209,7 +209,7 @@ def test_command_on_paired_and_unpaired_corpora(domains: Path, tmp_path: Path) -
 
 def test_what_is_missing_is_one_line(domains: Path, tmp_path: Path) -> None:
     trained = write_run(tmp_path / "run")
-    with pytest.raises(CorpusError, match="unpaired, so only FID scores it"):
+    with pytest.raises(UsageError, match="unpaired, so only FID scores it; give --fid WEIGHTS"):
         train.evaluate(trained, domains)
     with pytest.raises(UsageError, match="has no split 'val'"):
         train.evaluate(trained, domains, split="val")

@@ -10,7 +10,7 @@ from small_corpus import write_corpus, write_domains
 from small_runs import small_config
 
 from img2img_data.core.command_line import Display
-from img2img_data.core.errors import CheckpointError, CorpusError, UsageError
+from img2img_data.core.errors import CheckpointError, UsageError
 from img2img_data.images import io
 from img2img_train.data import dataset
 from img2img_train.data.loader import FLIP, SamplingPlan
@@ -145,7 +145,7 @@ def test_a_model_without_a_reverse_generator_says_so(corpus: Path, tmp_path: Pat
 
 def test_a_paired_loss_rejects_unpaired_corpora(domains: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        CorpusError, match=r"unpaired, and this loss needs pairs; .*--loss cyclegan or dualgan"
+        UsageError, match=r"unpaired, and this loss needs pairs; .*--loss cyclegan or dualgan"
     ):
         loop.fit(small_config("pix2pix", domains, tmp_path), Display())
 
