@@ -19,7 +19,6 @@ from img2img_data.core.errors import printable
 from img2img_data.corpus.view import shrink
 from img2img_data.images import io
 from img2img_data.images.pixels import Pixels
-from img2img_train.metrics.image import PSNR_CAP
 from img2img_train.runs.folder import RunFolder, sample_paths
 
 GALLERY_BYTES: Final = 3_300_000
@@ -86,7 +85,7 @@ def build_gallery(
     that all images have; and ``total``, the number of images that were scored. An image has,
     besides its saved content: ``picks``, its (number of the filter, value); ``numbers``, its
     (number of the metric, score); ``gain`` in PSNR, dB; and ``origin``, its run and corpus as far
-    as they vary. ``psnr_cap`` is the PSNR of equal images, dB.
+    as they vary.
     """
     origins = [origin for origin, _ in parts]
     varied = [n for n in (origins[0] if origins else ()) if len({o[n] for o in origins}) > 1]
@@ -108,7 +107,7 @@ def build_gallery(
         images.append({**item, "picks": picks, "numbers": numbers, "gain": gain})
     total, orders = sum(saved["images"] for _, saved in parts), list(_orders(shared))
     shown = {"images": images, "filters": filters, "orders": orders}
-    return {**shown, "metrics": shared, "total": total, "psnr_cap": PSNR_CAP}
+    return {**shown, "metrics": shared, "total": total}
 
 
 def _filters(items: Sequence[GalleryItem]) -> Iterator[tuple[str, list[str]]]:

@@ -55,7 +55,6 @@ def write_run_report(run: Path, out: Path | None = None) -> Path:
     content |= {
         "name": printable(config.title),
         "evaluations": [{**e, **score_table([{**e, "run": "model"}])} for e in evaluations],
-        "psnr_of_equals": PSNR_CAP,
         "gallery": build_gallery(parts, metrics),
         "largest_gains": largest_gains,
         "charts": build_charts({"": run}),
@@ -102,12 +101,11 @@ def write_matrix_page(
     origins = ({"run": e["run"], "corpus": e["corpus"]} for e in evaluations)
     saved = ({**e, "gallery": items} for e, items in zip(evaluations, galleries, strict=True))
     parts = list(zip(origins, saved, strict=True))
-    metrics = [n for n in payload["protocol"]["metrics"] if n not in _pointless(evaluations)]
+    metrics = payload["protocol"]["metrics"] if len(payload["corpora"]) > 1 else ("",)
+    tables = {metric: score_table(evaluations, metric) for metric in metrics}
     content = {
         "matrix": payload,
-        "tables": {metric: score_table(evaluations, metric) for metric in metrics}
-        if len(payload["corpora"]) > 1
-        else {"": score_table(evaluations)},
+        "tables": {metric: table for metric, table in tables.items() if table["columns"]},
         "largest_gains": largest_gains,
         "gallery": build_gallery(parts, payload["protocol"]["metrics"]),
     }
@@ -116,8 +114,9 @@ def write_matrix_page(
 
 def largest_gains(parts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Return the largest gain or loss of each metric over evaluations or tags; 1 if all are 0."""
+    gains = [part["gain"] for part in parts if not _has_equal_pairs(part)]
     names = parts[0]["gain"] if parts else ()
-    return {name: max(abs(part["gain"][name]) for part in parts) or 1 for name in names}
+    return {n: max((abs(gain[n]) for gain in gains), default=0) or 1 for n in names}
 
 
 def render_browser_page(title: str, about: str, runtime: bytes, wasm: bytes, model: bytes) -> str:
@@ -166,21 +165,25 @@ def _link(path: Path, page: Path) -> str:
 def score_table(evaluations: Evaluations, metric: str = "") -> dict[str, Any]:
     """Return a table of scores for ``scores.html``: rows are models, baselines and the input.
 
-    Columns are the metrics, of evaluations on one corpus, or with ``metric`` the corpora.
+    Columns are the metrics, of evaluations on one corpus, or with ``metric`` the corpora. Those in
+    which nothing was scored, or that say nothing about a corpus, are left out.
     """
     metrics = evaluations[0]["protocol"]["metrics"]
-    shown = [metric] if metric else [n for n in metrics if n not in _pointless(evaluations)]
+    shown, by_corpus = [metric] if metric else list(metrics), dict[str, list[Mapping[str, Any]]]()
     cells: dict[tuple[str, str], dict[tuple[str, str], dict[str, Any]]] = {}
     for e in evaluations:
+        by_corpus.setdefault(e["corpus"], []).append(e)
         for kind, name, scores, gains, intervals in _score_rows(e):
             row = cells.setdefault((kind, name), {})
             for n in (n for n in shown if n in scores):
-                cell = {"score": scores[n], "gain": gains[n], "interval": intervals.get(n)}
+                gain = None if _has_equal_pairs(e) else gains[n]
+                cell = {"score": scores[n], "gain": gain, "interval": intervals.get(n)}
                 row.setdefault((e["corpus"], n), cell)
-    columns = [(c, n) for c in dict.fromkeys(e["corpus"] for e in evaluations) for n in shown]
+    columns = [(c, n) for c, own in by_corpus.items() for n in shown if n not in _pointless(own)]
+    columns = [column for column in columns if any(column in row for row in cells.values())]
     order = ("model", "baseline", "input")
     rows = [(*row, [cells[row].get(column) for column in columns]) for row in cells]
-    rows.sort(key=lambda row: order.index(row[0]))
+    rows = sorted((r for r in rows if any(r[2])), key=lambda row: order.index(row[0]))
     return {"columns": [(corpus, metrics[n]) for corpus, n in columns], "rows": rows}
 
 
@@ -192,6 +195,11 @@ def _score_rows(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str, Score
         over_input = {n: gains[n] - gain for n, gain in its["gain"].items()}
         yield "baseline", name, its["scores"], over_input, {}
     yield "input", "input", evaluation["input_scores"], dict.fromkeys(gains, 0.0), {}
+
+
+def _has_equal_pairs(part: Mapping[str, Any]) -> bool:
+    """Return True if all inputs equal their targets, so that there is no gain to state."""
+    return bool(part["input_scores"].get("psnr") == PSNR_CAP)
 
 
 def _pointless(evaluations: Evaluations) -> Sequence[str]:
@@ -230,6 +238,7 @@ def render(template: str, content: Mapping[str, Any], folder: Path | None = None
     # Digests for the Content-Security-Policy, which lets no other script run.
     environment.filters["sha256"] = lambda text: b64encode(sha256(text.encode()).digest()).decode()
     environment.filters["duration"] = format_duration
+    environment.tests["equal_pairs"] = _has_equal_pairs
     environment.filters["number"] = _number
     environment.filters["signed"] = lambda value, digits: _number(value, digits, "+")
     return environment.get_template(template).render(content)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -35,7 +36,7 @@ from img2img_train.evaluation.domains import (  # noqa: E402
 from img2img_train.evaluation.evaluate import outputs_in  # noqa: E402
 from img2img_train.evaluation.score import Evaluation, Scoring  # noqa: E402
 from img2img_train.metrics.perceptual import load_perceptual_networks  # noqa: E402
-from img2img_train.metrics.registry import COLOR_METRICS  # noqa: E402
+from img2img_train.metrics.registry import COLOR_METRICS, METRICS  # noqa: E402
 
 
 def warm(photo: np.ndarray) -> np.ndarray:
@@ -193,7 +194,15 @@ def test_command_on_paired_and_unpaired_corpora(domains: Path, tmp_path: Path) -
     rows = list(csv.DictReader((out / "matrix.csv").open()))
     assert [bool(row["psnr"]) for row in rows] == [False, True]
     assert all(row["fid"] and row["fid_input"] for row in rows)
-    assert COLOR_TRANSFER in (out / "index.html").read_text("utf-8")
+    # Each tab has the corpora and rows that its metric scores; a single gap is marked.
+    tabs = (out / "index.html").read_text("utf-8").split('data-tab="')[1:]
+    tables = {tab.partition('"')[0]: tab.partition("</section>")[0] for tab in tabs}
+    shown = {n: " ".join(re.findall(r'"col">(\w+)', table)) for n, table in tables.items()}
+    of_sets = [METRICS[name].label for name in (*COLOR_METRICS, "fid")]
+    of_images = dict.fromkeys(("PSNR", "SSIM", "MS-SSIM", "MAE"), "pairs")
+    assert shown == of_images | dict.fromkeys(of_sets, "seasons pairs")
+    for mark in (COLOR_TRANSFER, "–</td>", "–: not scored."):
+        assert [name for name, table in tables.items() if mark in table] == of_sets
     limited = CliRunner().invoke(group, [*map(str, words), "--fail-under", "psnr=1"])
     assert limited.exit_code == 1
     assert "run on seasons: no PSNR, which needs pairs" in limited.output

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -193,6 +194,11 @@ def test_where_inputs_equal_targets_no_model_is_said_to_lose(tmp_path: Path) -> 
     assert 'the model <b class="even">had nothing to restore' in page
     assert "over the input</dd>" not in page
     assert page.count("input equals its target") == 4
+    matrix = Matrix(("model",), ("corpus",), "test", (scored,))
+    table = write_matrix(matrix, tmp_path / "out").read_text("utf-8")
+    for text in (page, table):
+        assert "equals the target</span>" in text
+        assert not re.search('class="bad|"under">[+\N{MINUS SIGN}]|Small: the gain', text)
 
 
 def test_batches_change_nothing(tmp_path: Path) -> None:
