@@ -451,8 +451,10 @@ def report(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
       img2img-train report runs/l2 runs/unet --out l2-unet.html
 
     The comparison has the curves of all runs in the same charts, their scores, their last samples,
-    and the settings in which they differ.
+    and the settings in which they differ. It also says whether each run is better than the first
+    one, by the PSNR of the same images.
     """
+    from img2img_train.report.differences import describe_differences
     from img2img_train.report.page import write_comparison, write_run_report
 
     out, runs = build_model(ReportOptions, settings).out, tuple(dict.fromkeys(runs))
@@ -460,8 +462,9 @@ def report(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
         why, hint = "is not the name of an HTML file", "give a name that ends in .html"
         raise UsageError("file", out, why, hint)
     if len(runs) > 1:
-        page = write_comparison(runs, out or Path("comparison.html"))
-        click.echo(f"report: {printable(page)}")
+        differences = describe_differences(runs)
+        page = write_comparison(runs, out or Path("comparison.html"), differences)
+        click.echo("\n".join([*differences, f"report: {printable(page)}"]))
         return
     click.echo(f"report: {printable(str(write_run_report(runs[0], out)))}")
     print_translate(runs[0])

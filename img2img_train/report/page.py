@@ -65,9 +65,9 @@ def write_run_report(run: Path, out: Path | None = None) -> Path:
     return write_page(out, render("run.html", content))
 
 
-def write_comparison(runs: Sequence[Path], out: Path) -> Path:
-    """Write a page that compares runs: their curves in the same charts, scores, last samples, and
-    the settings that differ; return its path.
+def write_comparison(runs: Sequence[Path], out: Path, differences: Sequence[str] = ()) -> Path:
+    """Write a page that compares runs: their curves in the same charts, scores, ``differences``
+    between these in words, last samples, and the settings that differ; return its path.
 
     Raises CheckpointError if a folder holds no run.
     """
@@ -86,7 +86,7 @@ def write_comparison(runs: Sequence[Path], out: Path) -> Path:
             tables.setdefault(key, []).append(row)
     scores = [{**table[0], **score_table(table)} for table in tables.values()]
     content = {"pages": pages, "tables": scores, "charts": build_charts(paths)}
-    return write_page(out, render("comparison.html", content))
+    return write_page(out, render("comparison.html", {**content, "differences": differences}))
 
 
 def write_matrix_page(

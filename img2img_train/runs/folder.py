@@ -309,12 +309,15 @@ def _iter_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def read_evaluations(run: Path) -> Iterator[dict[str, Any]]:
-    """Yield the evaluations that ``fit`` left in a run; files without scores are skipped."""
+    """Yield the evaluations that ``fit`` left in a run; files without scores are skipped.
+
+    ``images_file`` is the file with the scores of single images.
+    """
     needed = {"corpus", "split", "checkpoint", "scores", "input_scores", "protocol", "gallery"}
     for path in sorted((run / "evaluation").glob("*.json")):
         saved = parse_object(path.read_bytes()) if path.is_file() else None
         if saved and needed <= saved.keys():
-            yield saved
+            yield {**saved, "images_file": path.with_suffix(".csv")}
 
 
 def sample_paths(run: Path | str) -> list[Path]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import json
 import re
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,6 +21,7 @@ from img2img_data.corpus.format import to_json_line
 from img2img_train.evaluation.evaluate import evaluate_run
 from img2img_train.evaluation.settings import EvaluateSettings
 from img2img_train.report.charts import MAX_POINTS, build_charts, thin
+from img2img_train.report.differences import describe_differences
 from img2img_train.report.page import write_comparison, write_run_report
 from img2img_train.runs.folder import RunFolder
 
@@ -154,6 +157,79 @@ def test_several_runs_share_charts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     # A page elsewhere links nothing, because the path between both would name other folders.
     page = write_comparison(runs, tmp_path / "out.html").read_text("utf-8")
     assert "report.html" not in page
+
+
+@pytest.mark.parametrize(
+    ("added", "words"),
+    [
+        (0.5, "b is better than a by 0.50 dB PSNR (95 % interval +0.50 to +0.50; 4 images of "),
+        (-0.5, "a is better than b by 0.50 dB PSNR (95 % interval +0.50 to +0.50; 4 images of "),
+        (0.0, "a: no difference shown, 0.00 dB PSNR (95 % interval +0.00 to +0.00; 4 images of "),
+    ],
+)
+def test_runs_are_compared_image_by_image(
+    added: float,
+    words: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    corpus = write_corpus(Path("c"), {"test": 4})
+    runs = [write_run(Path(name), corpora=[corpus]) for name in "ab"]
+    for run in runs:
+        evaluate_run(run, corpus, EvaluateSettings(device="cpu"))
+    change_psnr(runs[1], lambda value: value + added)
+    assert command("report", *runs) == 0
+    sentence, _ = capsys.readouterr().out.splitlines()
+    assert words in sentence
+    assert sentence.endswith("c, split test)")
+    page = html.unescape(Path("comparison.html").read_text("utf-8"))
+    assert f"<p>{sentence}.</p>" in page
+    assert "not about other trainings" in page
+    assert describe_differences([runs[0]]) == []
+
+
+@pytest.mark.parametrize("change", ["images", "direction", "few", "missing", "nothing", "damaged"])
+def test_runs_without_common_images_say_why(change: str, tmp_path: Path) -> None:
+    counts = {"images": (4, 5), "few": (3, 3)}.get(change, (4, 4))
+    runs = []
+    for number, count in enumerate(counts):
+        corpus = write_corpus(tmp_path / str(number) / "c", {"test": count})
+        runs.append(write_run(tmp_path / "ab"[number], corpora=[corpus]))
+        evaluate_run(runs[-1], corpus, EvaluateSettings(device="cpu"))
+    scores = runs[1] / "evaluation" / "c-test.csv"
+    if change == "direction":
+        saved = json.loads(scores.with_suffix(".json").read_text())
+        saved["test_time"] |= {"direction": "BtoA"}
+        scores.with_suffix(".json").write_text(json.dumps(saved))
+    elif change == "missing":
+        scores.with_suffix(".json").unlink()
+    elif change == "damaged":
+        change_psnr(runs[1], lambda value: "a word")
+        with pytest.raises(CheckpointError, match=r"c-test\.csv': is missing or damaged; remove"):
+            describe_differences(runs)
+        return
+    (sentence,) = describe_differences(runs)
+    expected = {
+        "images": "b were not scored on the same images: ",
+        "direction": "b on c, split test, BtoA",
+        "few": "no difference shown, 0.00 dB PSNR (no interval: fewer than 4 photos; 3 images of c",
+        "missing": f"{runs[1]} on none",
+        "nothing": "no difference shown",
+    }
+    assert expected[change] in sentence
+
+
+def change_psnr(run: Path, change: Callable[[float], object]) -> None:
+    """Change the PSNR of every image that a run was scored on."""
+    (path,) = (run / "evaluation").glob("*.csv")
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(row | {"psnr": f"{change(float(row['psnr']))}"} for row in rows)
 
 
 def test_each_corpus_has_its_own_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,67 @@
+"""Differences between runs that were scored on the same images."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from img2img_data.core.errors import CheckpointError, printable
+from img2img_train.metrics.bootstrap import LEAST_GROUPS, bootstrap_interval
+from img2img_train.runs.folder import read_evaluations
+
+Scored: TypeAlias = tuple[str, tuple[tuple[str, str, str], ...]]
+"""Corpus and split; key, group and PSNR of the input of each image: all that was scored."""
+
+
+def describe_differences(runs: Sequence[Path]) -> list[str]:
+    """Return whether each run is better or worse than the first one by PSNR, in words.
+
+    There is a sentence for each corpus of which both were scored on the same images; without any
+    it says why. Raises CheckpointError if scores are damaged.
+    """
+    # The user chose the first before any score was known. The best of several runs owes a part of
+    # its lead to the images that it was chosen on: the differences from it would be too large.
+    psnr = {printable(run): dict(map(_psnr_of, read_evaluations(run))) for run in runs}
+    (first, *others), sentences = psnr, []
+    for name in others:
+        shared = [scored for scored in psnr[first] if scored in psnr[name]]
+        sentences += [_describe(first, name, s, psnr[name][s] - psnr[first][s]) for s in shared]
+        if not shared:
+            on = [f"{n} on {' and '.join(p for p, _ in psnr[n]) or 'none'}" for n in (first, name)]
+            why = "were not scored on the same images"
+            sentences.append(f"{first} and {name} {why}: {'; '.join(on)}")
+    return sentences
+
+
+def _psnr_of(saved: dict[str, Any]) -> tuple[Scored, Any]:
+    """Return what was scored in an evaluation, and the PSNR of each image."""
+    path, direction = saved["images_file"], saved["test_time"].get("direction")
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        images = tuple((row["key"], row["group"], row["psnr_input"]) for row in rows)
+        psnr = np.array([float(row["psnr"]) for row in rows])
+    except (OSError, KeyError, TypeError, ValueError, csv.Error):
+        hint = f"remove {path.stem}.json"
+        raise CheckpointError("file", path, "is missing or damaged", hint) from None
+    # Both directions have inputs of one PSNR, but other targets.
+    place = ", ".join(filter(None, (saved["corpus"], f"split {saved['split']}", direction)))
+    return (place, images), psnr
+
+
+def _describe(worse: str, better: str, scored: Scored, gains: Any) -> str:
+    (place, images), span = scored, f"no interval: fewer than {LEAST_GROUPS} photos"
+    if gains.mean() < 0:
+        worse, better, gains = better, worse, -gains
+    # Paired, as the gains over baselines: differences of single images, resampled by group.
+    (interval,) = bootstrap_interval(gains[:, None], [group for _, group, _ in images])
+    if interval is not None:
+        span = f"95 % interval {interval[0]:+.2f} to {interval[1]:+.2f}"
+    number = f"{gains.mean():.2f} dB PSNR ({span}; {len(images):,} images of {place})"
+    if interval is not None and interval[0] > 0:
+        return f"{better} is better than {worse} by {number}"
+    return f"{better} and {worse}: no difference shown, {number}"
