@@ -33,7 +33,7 @@ from img2img_train.metrics.color_overlap import ColorHistograms, Histograms, lab
 from img2img_train.metrics.image import PSNR_CAP
 from img2img_train.metrics.image_sets import SetStatistics
 from img2img_train.metrics.perceptual import PerceptualNetworks, PerceptualScores, ScorePair
-from img2img_train.metrics.registry import IMAGE_METRICS, METRICS, image_scores
+from img2img_train.metrics.registry import COLOR_METRICS, IMAGE_METRICS, METRICS, image_scores
 from img2img_train.report.gallery import GalleryItem
 from img2img_train.runs.model import LoadedModel
 
@@ -151,7 +151,7 @@ class Evaluation(MeanScores):
 
     ``run`` and ``corpus`` are short names, ``test_time`` says how dropout and norms worked,
     ``baseline_settings`` those fitted, ``notes`` are caveats for the reader, ``gallery`` holds the
-    images for a page.
+    images for a page. ``colorizes``: the inputs are the targets without their colors.
     """
 
     run: str
@@ -163,6 +163,7 @@ class Evaluation(MeanScores):
     by_tag: tuple[TagScores, ...] = ()
     notes: tuple[str, ...] = ()
     gallery: tuple[GalleryItem, ...] = ()
+    colorizes: bool = False
 
     def __repr__(self) -> str:
         name, images = self.headline, f"{self.images:,} image{'s' * (self.images != 1)}"
@@ -189,9 +190,13 @@ class Evaluation(MeanScores):
 
     @property
     def conclusion(self) -> str:
-        """The gain over the best baseline, in words."""
+        """The gain over the best baseline, or the colors of a colorization, in words."""
         if self.input_scores.get("psnr") == PSNR_CAP:
             return "had nothing to restore, because all inputs equal their targets; " + OF_EQUALS
+        if self.colorizes:
+            both = [(n[-1], self.scores[n], self.input_scores[n]) for n in COLOR_METRICS[1:]]
+            overlaps = " and ".join(f"{own:.3f} in {n} (input {its:.3f})" for n, own, its in both)
+            return f"overlaps the colors of the targets by {overlaps}; 1 would be equal"
         name, gain, metric = self.headline, self.gain[self.headline], METRICS[self.headline]
         unit = metric.unit or metric.label
         if self.best_baseline == INPUT:
@@ -265,6 +270,7 @@ def evaluate_model(
         means["gain"] |= {n: METRICS[n].gain(score, baseline[n]) for n, score in scores.items()}
         means["gain_interval"] |= {n: intervals.get(n) for n in scores}
     tags, notes = choose_tags([row.attributes for row in rows], scoring.by)
+    pairing = corpus.info.get("recipe", {}).get("pairing")
     return Evaluation(
         **means,
         run=scoring.names[0],
@@ -274,6 +280,7 @@ def evaluate_model(
         baseline_settings=scoring.baselines.settings,
         by_tag=tuple(_tag_scores(rows, tags)),
         notes=(*_equal_pairs(rows), *networks.notes(), *scoring.baselines.notes, *notes),
+        colorizes=not scoring.swapped and (corpus.color == "lab" or pairing == "grayscale"),
     )
 
 

@@ -169,7 +169,11 @@ def score_table(evaluations: Evaluations, metric: str = "") -> dict[str, Any]:
     which nothing was scored, or that say nothing about a corpus, are left out.
     """
     metrics = evaluations[0]["protocol"]["metrics"]
-    shown, by_corpus = [metric] if metric else list(metrics), dict[str, list[Mapping[str, Any]]]()
+    # The metrics of the headline first. A photo has many plausible colors, of which PSNR accepts
+    # one: a colorization is compared by the distribution of its colors.
+    first = COLOR_METRICS[1:] if evaluations[0].get("colorizes") else ("psnr", "fid")
+    shown = [metric] if metric else sorted(metrics, key=lambda n: n not in first)
+    by_corpus = dict[str, list[Mapping[str, Any]]]()
     cells: dict[tuple[str, str], dict[tuple[str, str], dict[str, Any]]] = {}
     for e in evaluations:
         by_corpus.setdefault(e["corpus"], []).append(e)
@@ -184,7 +188,8 @@ def score_table(evaluations: Evaluations, metric: str = "") -> dict[str, Any]:
     order = ("model", "baseline", "input")
     rows = [(*row, [cells[row].get(column) for column in columns]) for row in cells]
     rows = sorted((r for r in rows if any(r[2])), key=lambda row: order.index(row[0]))
-    return {"columns": [(corpus, metrics[n]) for corpus, n in columns], "rows": rows}
+    named = [(corpus, {"name": n, **metrics[n]}) for corpus, n in columns]
+    return {"columns": named, "rows": rows}
 
 
 def _score_rows(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str, Scores, Scores, Any]]:

@@ -13,7 +13,7 @@ import pytest
 from conftest import make_photo
 from fake_models import Brighter, Identity, score, strict_json, write_run
 from pages import check_self_contained, elements
-from small_corpus import EVIL, write_corpus, write_domains
+from small_corpus import EVIL, write_corpus, write_domains, write_lab
 
 from img2img_data.core.errors import CheckpointError, CorpusError, UsageError
 from img2img_data.corpus.reader import open_corpus
@@ -199,6 +199,29 @@ def test_where_inputs_equal_targets_no_model_is_said_to_lose(tmp_path: Path) -> 
     for text in (page, table):
         assert "equals the target</span>" in text
         assert not re.search('class="bad|"under">[+\N{MINUS SIGN}]|Small: the gain', text)
+
+
+@pytest.mark.parametrize("pairing", ["lab", "grayscale", "combine"])
+def test_a_colorization_is_compared_by_its_colors(pairing: str, tmp_path: Path) -> None:
+    corpus = write_lab(tmp_path / "c", {"test": 4}, size=(32, 32))
+    if pairing != "lab":
+        # The same images as gray and color.
+        info = {"recipe": {"pairing": pairing}}
+        colored = write_corpus(tmp_path / "rgb", {"test": 4}, info=info)
+        for path in (colored / "test" / "input").iterdir():
+            path.write_bytes((corpus / "test" / "input" / path.name).read_bytes())
+        corpus = colored
+    run = write_run(tmp_path / "run")
+    scored = evaluate_run(run, corpus, CPU)
+    page = write_run_report(run).read_text("utf-8")
+    colorizes = pairing != "combine"
+    words = f"overlaps the colors of the targets by {scored.scores['lab-a']:.3f} in a (input "
+    assert scored.conclusion.startswith(words) == colorizes
+    assert (words in page) == ("PSNR and MAE say little here" in page) == colorizes
+    labels = re.findall(r'<dt title="\w+ is better">(.*?) [↑↓]</dt>', page)
+    assert labels == re.findall(r'<th scope="col">(.*?) ?<span', page)
+    first = ["a overlap", "b overlap", "PSNR", "SSIM"] if colorizes else ["PSNR", "SSIM"]
+    assert labels[: len(first)] == first
 
 
 def test_batches_change_nothing(tmp_path: Path) -> None:

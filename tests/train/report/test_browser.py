@@ -413,6 +413,15 @@ def test_a_phone_shows_all_scores_and_a_desk_all_charts(browser: Any, tmp_path: 
     opened = OpenedPage(browser, path, 1200)
     assert opened.page.evaluate(tops.format(".chart")) == 1
     opened.page.close()
+    # The seven columns of a task that changes colors need more room.
+    content["input_scores"] |= {"lab-a": 0, "lab-b": 0}
+    saved.write_text(json.dumps(content))
+    write_run_report(run)
+    for width in (800, 1200):
+        opened = OpenedPage(browser, path, width)
+        assert opened.page.locator("#scores ~ .wide .input td").count() == 7
+        assert opened.page.evaluate(f"{table}(document.querySelector('#scores ~ .wide'))")
+        opened.page.close()
 
 
 def test_report_and_matrix_of_the_trainer(browser: Any, tmp_path: Path) -> None:
