@@ -28,6 +28,7 @@ LOG_RATIO: Final = 20
 MAX_POINTS: Final = 500
 """Points of a line; of more, neighbors are averaged."""
 COLORS: Final = 6
+"""Colors of the style; the next lines have the same ones, dashed."""
 SCORES: Final = {"psnr": ("Validation PSNR", "dB"), "cycle_mae": ("Validation cycle MAE", "levels")}
 INPUT: Final = "input"
 TRAINING: Final = "training pairs"
@@ -57,7 +58,7 @@ def build_charts(runs: Mapping[str, Path]) -> list[dict[str, Any]]:
             known = [line["points"][-1][1] for line in lines if several and line["dashed"]]
             if not (dashed and points[-1][1] in known):
                 line = {"label": label, "color": color % COLORS, "dashed": dashed}
-                lines.append({**line, "points": points})
+                lines.append({**line, "broken": color >= COLORS, "points": points})
     for chart in charts.values():
         inputs = [line for line in chart["lines"] if line["dashed"]]
         if several and len(inputs) == 1:

@@ -77,7 +77,7 @@ def write_comparison(runs: Sequence[Path], out: Path, differences: Sequence[str]
         config, page = RunConfig.load(run), _read_run(run, out)
         page["samples"] = build_samples(run, config.objective.sample_columns, 1, room)
         page["settings"] = dict(flatten(config.model_dump(mode="json")))
-        pages.append({**page, "name": name})
+        pages.append({**page, "name": name, "paired": config.objective.paired})
         roots = {Path(choice.path).name: printable(choice.path) for choice in config.corpora}
         for e in page["evaluations"]:
             # Corpora of one name are apart by their inputs, whose scores no model changes.
@@ -132,8 +132,8 @@ def _read_run(run: Path, page: Path) -> dict[str, Any]:
     """Return what pages show of a run. No clock is read, so equal folders give equal pages."""
     folder = RunFolder(run)
     return {
+        **({"versions": {}, "data": {}} | read_page(folder.config)),
         "evaluations": list(read_evaluations(run)),
-        "versions": read_page(folder.config).get("versions", {}),
         "log": read_log(run),
         "sessions": read_sessions(run),
         "seconds": sum(row["seconds"] for row in read_timing(run)),

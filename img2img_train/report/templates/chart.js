@@ -96,7 +96,7 @@ class Chart {
     for (const line of lines) {
       const [x, y] = this.place(line.smooth.at(-1));
       const raw = line.smooth === line.points ? "" : `<path class="raw" d="${path(line.points)}"/>`;
-      parts.push(`<g class="s${line.color}">${raw}<path class="${line.dashed ? "dashed" : ""}" d="${path(line.smooth)}"/><circle cx="${x}" cy="${y}" r="3"/></g>`);
+      parts.push(`<g class="s${line.color}">${raw}<path class="${line.dashed ? "dashed" : line.broken ? "broken" : ""}" d="${path(line.smooth)}"/><circle cx="${x}" cy="${y}" r="3"/></g>`);
     }
     this.svg.innerHTML = parts.join("") + '<g class="marks"></g>';
     this.point(this.at);

@@ -94,13 +94,17 @@ def test_a_report_says_how_the_run_came_about(tmp_path: Path) -> None:
     ("words", "reason"),
     [
         ("pairs", "on pairs in a split test or val"),
-        ("domains --loss cyclegan", "on unpaired images by FID"),
+        ("domains --loss cyclegan", "ot scored on 'domains': it is unpaired; to score it by FID: "),
         ("held --no-report", "unless --no-report is given"),
         ("", "No scores: fit scores a model when training ends"),
     ],
 )
 def test_a_report_without_scores_says_why(
-    words: str, reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: str,
+    reason: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write_corpus(Path("pairs"), {"train": 2})
@@ -117,6 +121,20 @@ def test_a_report_without_scores_says_why(
     assert command("report", "run", "--out", "folder") == 2
     page = html.unescape(Path("run/report.html").read_text("utf-8"))
     assert reason in page
+    if "cyclegan" in words:
+        assert reason in capsys.readouterr().out  # the same words where training ends
+        check_domains(page, Path("run"))
+
+
+def check_domains(page: str, run: Path) -> None:
+    """Check that images without pairs are named by their domains, and that losses differ."""
+    columns = ["A", "A to B", "reconstructed A", "B", "B to A", "reconstructed B"]
+    heads = re.findall(r'<div class="rows heads">(.*?)</div>', page)[0]
+    assert re.findall(r"<span>(.*?)</span>", heads) == columns
+    assert {img["data-name"] for img in elements(page, "img")} == {*columns}
+    legend = re.findall(r'<button type="button" class="(s\d(?: broken)?)" data-line', page)
+    (losses, *_) = build_charts({"": run})
+    assert len(losses["lines"]) == len({*legend[: len(losses["lines"])]}) == 10
 
 
 @pytest.mark.parametrize("name", ["log.jsonl", "steps.jsonl", "timing.jsonl"])
