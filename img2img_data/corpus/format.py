@@ -309,4 +309,5 @@ def first_link(folder: Path, *names: str) -> Path | None:
     corpus clears them.
     """
     folders = accumulate(names, Path.__truediv__, initial=folder)
-    return next((path for path in islice(folders, 1, None) if path.is_symlink()), None)
+    # os.path: the method raises for a name that is too long for the file system.
+    return next((p for p in islice(folders, 1, None) if os.path.islink(p)), None)  # noqa: PTH114

@@ -199,6 +199,17 @@ def test_rgb_images_are_not_read_as_lab(reader: str, sound: Path, tmp_path: Path
     COMPARING[reader](tmp_path / "corpus", tmp_path / "out")
 
 
+@pytest.mark.parametrize("name", [f"{'x' * 300}/a.png", f"input/{'x' * 300}.png"])
+def test_a_name_too_long_for_the_file_system_is_a_missing_file(
+    name: str, sound: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(sound, tmp_path / "corpus")
+    row(input_file_name=name)(tmp_path / "corpus")
+    assert "1 missing" in run("verify", tmp_path / "corpus", code=1)
+    for reader in ("pack", "show", "read", "train"):
+        READERS[reader](tmp_path / "corpus", tmp_path / "out")
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_shard_with_a_fault_is_not_merged(fault: str, sound: Path, tmp_path: Path) -> None:
     for number in (1, 2):
