@@ -25,7 +25,7 @@ from img2img_data.core.jsonl import Row, checked_row, lines_of, read_object
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.card import to_datasets_line
 from img2img_data.corpus.format import METADATA_FILE, REJECTED_FILE, inside, text_inside
-from img2img_data.corpus.reader import read_info
+from img2img_data.corpus.reader import no_folder, read_info
 from img2img_data.runner import build_folder
 from img2img_data.runner.build_folder import BuildFolder, IndexedRow, Outcome, Report, shard_name
 
@@ -85,7 +85,7 @@ def open_shards(folders: Sequence[Path], out: Path) -> list[CorpusShard]:
 
 def _open_shard(root: Path) -> CorpusShard:
     if not root.is_dir():
-        raise UsageError("shard", root, "no such folder", "check the path")
+        raise no_folder(root, "shard")
     for page in (corpus_format.CORPUS_FILE, SELECTION_FILE):
         path, hint = root / page, "build the shard again"
         if path.is_file():

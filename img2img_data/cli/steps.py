@@ -27,9 +27,9 @@ from img2img_data.core.command_line import Echo, Progress, print_next, progress_
 from img2img_data.core.errors import HINTS, Img2ImgError, NothingKeptError, UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel, field_of
 from img2img_data.core.settings_model import OPTIONS, ModelT, Place, build_part, did_you_mean
-from img2img_data.corpus.format import CORPUS_FILE, Kind
+from img2img_data.corpus.format import CORPUS_FILE, Kind, is_run
 from img2img_data.corpus.layouts import LAYOUTS, SPLITS, find_layout
-from img2img_data.corpus.reader import open_corpus
+from img2img_data.corpus.reader import no_folder, not_a_corpus, open_corpus
 from img2img_data.degradations.compose import PipelineStep
 from img2img_data.degradations.registry import BLUR_KINDS, DEGRADATIONS
 from img2img_data.degradations.spec import parse_assignments, parse_spec
@@ -281,18 +281,18 @@ def check_settings(name: str, settings: Mapping[str, Any], place: Place = OPTION
 
 
 def _check_paths(paths: Sequence[Path]) -> None:
-    """Raise ``UsageError`` unless all sources exist and the output is apart from them."""
+    """Raise ``UsageError`` unless all sources exist, and the output is a folder apart from them."""
     # Links resolved: the output may lie in a folder to which a source is a link.
     *sources, out = (Path(os.path.realpath(path)) for path in paths)
     for source, shown in zip(sources, paths, strict=False):
-        if not source.exists():
-            raise UsageError("folder", shown, "no such folder", "check the path")
-        if not source.is_dir() and source.suffix not in {".mat", ".tar"}:
-            raise UsageError("folder", shown, "is a file, not a folder", "check the path")
+        if not source.is_dir() and not (source.is_file() and source.suffix in {".mat", ".tar"}):
+            raise no_folder(shown, "folder")
         # Output inside a source would be scanned as input by the next run.
         if out == source or out in source.parents or source in out.parents:
             hint = "choose one outside of it"
             raise UsageError("folder", paths[-1], "overlaps the source folder", hint)
+    if os.path.isfile(out):  # noqa: PTH113  # the method raises for a name that is too long
+        raise no_folder(paths[-1], "folder")
 
 
 # ------------------------------------------------------------------------------------------ sources
@@ -356,7 +356,14 @@ def _plan_folders(call: StepCall, kind: Kind = "paired") -> Plan:
 
 
 def _list_images(call: StepCall, folder: Path) -> Iterator[Item]:
-    """Yield the images of a folder; report in the end which other files were skipped."""
+    """Yield the images of a folder; report in the end which other files were skipped.
+
+    Raises ``UsageError`` for a corpus or a run, whose images are inputs, targets and samples.
+    """
+    is_corpus = (folder / CORPUS_FILE).is_file()
+    if is_corpus or is_run(folder):
+        why = f"is a {'corpus' if is_corpus else 'run'}, not a folder of images"
+        raise UsageError("folder", folder, why, "give the folder of the original images")
     # Counted, not listed: photo folders are full of thumbnails, XMP files and the like.
     skipped, follow_links = Counter[str](), call.run.follow_links
     out, root = os.fsencode(os.path.realpath(call.paths[-1])), os.fsencode(folder)
@@ -607,7 +614,7 @@ def import_folder(call: StepCall) -> Report:
         raise UsageError("folder", root, "is a corpus already" + ", packed" * packed, hint)
     found = find_layout(root) if name == "auto" else name
     if found is None:
-        raise UsageError("folder", root, "has no known layout", "see --help for the layouts")
+        raise not_a_corpus(root)
     layout = LAYOUTS[found]
     if not layout.places(root):
         raise UsageError("folder", root, f"does not have the layout of {found}", layout.hint)

@@ -211,6 +211,11 @@ def folded(key: str) -> bytes:
     return unicodedata.normalize("NFC", key.casefold()).encode("utf-8", "replace")
 
 
+def is_run(folder: Path) -> bool:
+    """Return True if the folder is not a corpus, but a run of img2img-train."""
+    return (folder / "config.json").is_file() and (folder / "checkpoints").is_dir()
+
+
 # ------------------------------------------------------------------------------ randomness, splits
 def image_rng(seed: int, name: bytes, epoch: int | None = None) -> np.random.Generator:
     """Return the random generator of an image, seeded by seed, name and epoch.

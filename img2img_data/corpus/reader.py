@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
-from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
+from img2img_data.core.errors import CorpusError, Img2ImgError, Rejected, UsageError, printable
 from img2img_data.core.jsonl import Columns, RowFile, iter_rows, open_rows, read_object, wrong_value
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.layouts import LAYOUTS, find_layout, no_pairs
@@ -170,9 +170,29 @@ class Corpus:
         return image.pixels
 
 
-def no_folder(root: Path) -> UsageError:
-    """Return the error for a corpus that does not exist."""
-    return UsageError("corpus", root, "no such folder", "check the path")
+def no_folder(path: Path, what: str = "corpus") -> UsageError:
+    """Return the error for a path that is not a folder."""
+    why = "is a file, not a folder" if path.exists() else "no such folder"
+    return UsageError(what, path, why, "check the path")
+
+
+def not_a_corpus(root: Path) -> Img2ImgError:
+    """Return the error for a path without corpus.json: what it is, and what to do."""
+    if not root.is_dir():
+        return no_folder(root)
+    # BUILDING of runner.build_folder, which this room must not import.
+    if (root / ".building").is_dir():
+        return CorpusError("corpus", root, "is unfinished", "run the command that builds it again")
+    if corpus_format.is_run(root):
+        why, hint = "is a run, not a corpus", "give the corpus that it was trained on"
+    elif find_layout(root):
+        why, hint = "is not a corpus", "'img2img-data import' makes one of it"
+    elif any(map(is_image_name, os.listdir(os.fsencode(root)))):
+        return no_pairs(root)
+    else:
+        why = "contains neither corpus.json nor images in a known layout"
+        hint = "see 'img2img-data import --help' for the layouts"
+    return UsageError("folder", root, why, hint)
 
 
 def no_split(corpus: Corpus, split: str) -> UsageError:
@@ -189,24 +209,16 @@ def open_corpus(root: os.PathLike[str] | str, rows: bool = True) -> Corpus:
     (7, (32, 40, 3))
 
     Without ``rows`` the manifests stay unread: every split is there but empty, which takes no time
-    however large the corpus is. Raises ``UsageError`` if there is no such folder or it holds images
-    without pairs, ``Img2ImgError`` if it is unfinished, was written by another version, or has no
-    known layout.
+    however large the corpus is. Raises ``UsageError`` if there is no such folder or it has no known
+    layout, ``Img2ImgError`` if it is unfinished or was written by another version.
     """
     root = Path(root)
-    if not root.is_dir():
-        raise no_folder(root)
     if (root / corpus_format.CORPUS_FILE).is_file():
         return _open_manifests(root, rows)
-    # BUILDING of runner.build_folder, which this room must not import.
-    if (root / ".building").is_dir():
-        raise CorpusError("corpus", root, "is unfinished", "run the command that builds it again")
-    name = find_layout(root)
-    if name is None and any(map(is_image_name, os.listdir(os.fsencode(root)))):
-        raise no_pairs(root)
+    known = root.is_dir() and not (root / ".building").is_dir()
+    name = find_layout(root) if known else None
     if name is None or name == "webdataset":
-        why = "contains neither corpus.json nor images in a known layout"
-        raise CorpusError("corpus", root, why, "see 'img2img-data import --help' for the layouts")
+        raise not_a_corpus(root)
     return _open_layout(root, name)
 
 
@@ -227,16 +239,13 @@ _STATED: Final[Columns] = {
 def read_info(root: Path) -> dict[str, Any]:
     """Return corpus.json.
 
-    Raises ``CorpusError`` if it is missing, damaged, or of another format version, ``UsageError``
-    if there is no such folder.
+    Raises ``CorpusError`` if it is damaged, or of another format version, and as ``not_a_corpus``
+    if it is missing.
     """
     path = root / corpus_format.CORPUS_FILE
     corpus_format.first_link.cache_clear()
-    if not root.is_dir():
-        raise no_folder(root)
     if not path.exists():
-        hint = "it is unfinished, or img2img did not write it"
-        raise CorpusError("corpus", root, "has no corpus.json", hint)
+        raise not_a_corpus(root)
     info = read_object(path)
     if not isinstance(info.get("format"), int):
         raise CorpusError("corpus", path, "is damaged", "build the corpus again")

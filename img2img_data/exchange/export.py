@@ -33,7 +33,7 @@ from img2img_data.core.jsonl import RowFile, count_rows, open_rows
 from img2img_data.corpus.card import README, to_card
 from img2img_data.corpus.format import CORPUS_FILE, EXTENSIONS, METADATA_FILE, to_json_line
 from img2img_data.corpus.layouts import SPLITS
-from img2img_data.corpus.reader import Corpus, Pair, manifests_of, open_corpus, pair_of
+from img2img_data.corpus.reader import Corpus, Pair, manifests_of, open_corpus, pair_of, read_info
 from img2img_data.exchange.webdataset import VERIFY, read_file, read_listed
 from img2img_data.images import io
 from img2img_data.runner.build_folder import BUILDING, BuildFolder, Report, write_file
@@ -299,8 +299,7 @@ def export_corpus(
     Raises ``CorpusError`` if ``root`` is damaged or an image does not match its row,
     ``UsageError`` if it is not a corpus, the format cannot hold it, or ``out`` is taken.
     """
-    if not (root / CORPUS_FILE).is_file():
-        raise UsageError("folder", root, "is not a corpus", "'img2img-data import' makes one of it")
+    read_info(root)  # raises for a folder of another tool
     corpus, format = open_corpus(root, rows=False), EXPORTS[settings.format]
     if corpus.kind == "unpaired" and not format.holds_domains:
         why = f"is unpaired, which {settings.format} cannot hold"

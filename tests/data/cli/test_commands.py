@@ -98,6 +98,43 @@ def test_a_mistake_is_one_line(argv: list[str], message: str) -> None:
     assert text.count("\n") == 1
 
 
+NOT_IMAGES = "not a folder of images; give the folder of the original images"
+A_RUN = "'run': is a run, not a corpus; give the corpus that it was trained on"
+A_FILE = "'note.txt': is a file, not a folder; check the path"
+WRONG_FOLDERS = {
+    "blur corpus out": f"'corpus': is a corpus, {NOT_IMAGES}",
+    "select corpus out": f"'corpus': is a corpus, {NOT_IMAGES}",
+    "combine photos corpus out": f"'corpus': is a corpus, {NOT_IMAGES}",
+    "resize run out": f"'run': is a run, {NOT_IMAGES}",
+    "unpaired photos run out": f"'run': is a run, {NOT_IMAGES}",
+    **dict.fromkeys(("show run", "verify run", "pack run out", "import run out"), A_RUN),
+    "export run out": A_RUN,
+    "verify tool": "'tool': is not a corpus; 'img2img-data import' makes one of it",
+    "export tool out": "'tool': is not a corpus; 'img2img-data import' makes one of it",
+    "pack photos out": "'photos': holds images, not pairs; build a corpus from it",
+    "import photos out": "'photos': holds images, not pairs; build a corpus from it",
+    "replay empty 000": "'empty': contains neither corpus.json nor images in a known layout",
+    **dict.fromkeys(("show note.txt", "merge note.txt out", "lab note.txt out"), A_FILE),
+    "select photos note.txt": A_FILE,
+}
+
+
+@pytest.mark.parametrize("words", WRONG_FOLDERS)
+def test_a_folder_of_another_kind_is_one_line_that_says_what_it_is(
+    words: str, tmp_path: Path
+) -> None:
+    for folder in ("empty", "photos", "run/checkpoints", "corpus/train", "tool/train"):
+        (tmp_path / folder).mkdir(parents=True)
+    for file in ("photos/a.jpg", "run/config.json", "corpus/corpus.json", "corpus/train/a.png"):
+        (tmp_path / file).write_text("{}")
+    for file in ("tool/train/a.jpg", "note.txt"):
+        (tmp_path / file).touch()
+    text = run(*words.split(), cwd=tmp_path, code=2)
+    assert WRONG_FOLDERS[words] in text
+    assert text.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 class Settings(FrozenModel):
     plain: int = Field(3, ge=1)
     """a number; the long part"""

@@ -732,7 +732,7 @@ def test_names_with_the_same_key_stay_apart(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "format", "message"),
     [
-        ({"x.txt": "hello"}, "auto", "no known layout"),
+        ({"x.txt": "hello"}, "auto", "in a known layout"),
         ({"train/x.png": BOTH}, "hf", "metadata"),
         ({"metadata.jsonl": "{"}, "auto", "line 1"),
         ({"metadata.jsonl": "[" * 99_999}, "auto", "line 1"),
