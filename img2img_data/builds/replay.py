@@ -21,7 +21,7 @@ from img2img_data.core.files import versions, write_atomically, writing_to
 from img2img_data.core.jsonl import Row, checked_row, lines_of
 from img2img_data.core.settings_model import Place, build_part
 from img2img_data.corpus.format import TILE_COLUMNS, inside
-from img2img_data.corpus.reader import read_info, stated_corpus
+from img2img_data.corpus.reader import no_folder, read_info, stated_corpus
 from img2img_data.images import io
 from img2img_data.runner.plan import ImageTask, Plan
 
@@ -52,7 +52,7 @@ def replay_pair(
     if out is not None and os.path.lexists(out):
         raise UsageError("file", out, "exists already", "choose another name")
     if source is not None and not source.is_dir():
-        raise UsageError("folder", source, "no such folder", "check the path")
+        raise no_folder(source, "folder")
     info = read_info(root)
     job = _job_of(root, info, source)
     split, row = _find_row(root, key)

@@ -486,6 +486,9 @@ def combine(call: StepCall) -> Report:
     sides = call.paths[:2]
     settings, rows = call.get(matching.MatchSettings), call.get(TableSettings).rows
     items = [list(_list_images(call, folder)) for folder in sides]
+    for folder, side in zip(sides, items, strict=True):
+        if not side:
+            raise UsageError("folder", folder, "holds no images", "check the path")
     usable = [[item.path for item in side if not item.rejected] for side in items]
     found = matching.match_paths(usable[0], usable[1], settings, sides)
     # A rejected file has no counterpart either, and must show up in the exit code.

@@ -9,8 +9,8 @@ from typing import Any, Final
 import cv2
 import numpy as np
 
-from img2img_data.core.errors import Img2ImgError, Rejected, UsageError
-from img2img_data.core.files import write_atomically
+from img2img_data.core.errors import REASONS, Img2ImgError, Rejected, UsageError
+from img2img_data.core.files import MAX_BYTES, read_named, write_atomically
 from img2img_data.corpus.format import image_rng
 from img2img_data.degradations.base import Degradation
 from img2img_data.degradations.registry import DEGRADATIONS, find_degradation
@@ -38,9 +38,9 @@ def write_contact_sheet(
         raise UsageError("file", out, "is not the name of a PNG file", hint)
     members = {name: find_degradation(name)} if name else DEGRADATIONS
     try:
-        pixels = io.read(image).pixels
+        pixels = io.decode(read_named("image", image, MAX_BYTES)).pixels
     except Rejected as rejected:
-        why = f"cannot be used: {rejected}"
+        why = f"cannot be used: {REASONS[rejected.reason]}"
         raise UsageError("image", image, why, "give another one") from None
     # Cropped, not scaled: scaling would hide the noise and the blur that the sheet is about.
     top, left = (max(0, (length - side) // 2) for length in pixels.shape[:2])

@@ -19,7 +19,7 @@ import numpy as np
 from pydantic import AfterValidator, Field
 
 from img2img_data.core.command_line import Echo, Progress
-from img2img_data.core.errors import CorpusError, Img2ImgError, Rejected, UsageError, printable
+from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
 from img2img_data.core.files import has_changed_since, locked, versions
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.jsonl import Row
@@ -192,11 +192,11 @@ def _workers(settings: RunSettings, folders: Sequence[str]) -> Iterator[MakePool
 
 
 def _check_not_empty(plan: Plan) -> None:
-    """Raise ``Img2ImgError`` if there are no images, or none for a domain of an unpaired corpus."""
+    """Raise ``UsageError`` if there are no images, or none for a domain of an unpaired corpus."""
     empty = [root for side, root in enumerate(plan.roots) if side not in plan.sides]
     if empty and (plan.kind == "unpaired" or not len(plan)):
         names = " and ".join(f"'{printable(os.fsdecode(r))}'" for r in dict.fromkeys(empty))
-        raise Img2ImgError(f"no images in {names}", why="nothing to do", hint="check the path")
+        raise UsageError(f"no images in {names}", why="nothing to do", hint="check the path")
 
 
 def _forecast(build: FolderBuild, recipe: Row) -> Iterator[str]:

@@ -101,7 +101,7 @@ def test_a_mistake_is_one_line(argv: list[str], message: str) -> None:
 NOT_IMAGES = "not a folder of images; give the folder of the original images"
 A_RUN = "'run': is a run, not a corpus; give the corpus that it was trained on"
 A_FILE = "'note.txt': is a file, not a folder; check the path"
-WRONG_FOLDERS = {
+WRONG_PATHS = {
     "blur corpus out": f"'corpus': is a corpus, {NOT_IMAGES}",
     "select corpus out": f"'corpus': is a corpus, {NOT_IMAGES}",
     "combine photos corpus out": f"'corpus': is a corpus, {NOT_IMAGES}",
@@ -116,21 +116,27 @@ WRONG_FOLDERS = {
     "replay empty 000": "'empty': contains neither corpus.json nor images in a known layout",
     **dict.fromkeys(("show note.txt", "merge note.txt out", "lab note.txt out"), A_FILE),
     "select photos note.txt": A_FILE,
+    "replay corpus 000 --source note.txt": A_FILE,
+    "select empty out": "no images in 'empty': nothing to do; check the path",
+    "combine photos empty out": "folder 'empty': holds no images; check the path",
+    "combine empty photos out --dry-run": "folder 'empty': holds no images; check the path",
+    "degradations --on none.jpg": "image 'none.jpg': No such file or directory; check the path",
+    "degradations --on empty": "image 'empty': is a pipe, socket, device or folder; check the path",
+    "degradations --on photos/a.jpg": "cannot be used: the content is not a known image format",
+    "recipes ./note.txt": "line 1 of recipe 'note.txt': holds bytes that are not UTF-8",
 }
 
 
-@pytest.mark.parametrize("words", WRONG_FOLDERS)
-def test_a_folder_of_another_kind_is_one_line_that_says_what_it_is(
-    words: str, tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("words", WRONG_PATHS)
+def test_a_wrong_path_is_one_line_that_says_what_is_there(words: str, tmp_path: Path) -> None:
     for folder in ("empty", "photos", "run/checkpoints", "corpus/train", "tool/train"):
         (tmp_path / folder).mkdir(parents=True)
     for file in ("photos/a.jpg", "run/config.json", "corpus/corpus.json", "corpus/train/a.png"):
         (tmp_path / file).write_text("{}")
-    for file in ("tool/train/a.jpg", "note.txt"):
-        (tmp_path / file).touch()
+    (tmp_path / "tool/train/a.jpg").touch()
+    (tmp_path / "note.txt").write_bytes(b"\xff")
     text = run(*words.split(), cwd=tmp_path, code=2)
-    assert WRONG_FOLDERS[words] in text
+    assert WRONG_PATHS[words] in text
     assert text.count("\n") == 1
     assert not (tmp_path / "out").exists()
 

@@ -468,7 +468,7 @@ def test_lab_states_its_round_trip(photos: Path, tmp_path: Path) -> None:
 def test_a_domain_without_a_image_is_no_corpus(photos: Path, tmp_path: Path, empty: int) -> None:
     domains = [photos, tmp_path / "empty"][:: -1 if empty == 0 else 1]
     (tmp_path / "empty").mkdir()
-    output = run("unpaired", *domains, tmp_path / "out", code=1)
+    output = run("unpaired", *domains, tmp_path / "out", code=2)
     assert f"no images in '{tmp_path / 'empty'}'" in output
     assert not (tmp_path / "out").exists()
 
