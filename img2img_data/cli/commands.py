@@ -92,17 +92,19 @@ def merge(shards: tuple[Path, ...], out: Path, copy: bool, settings: dict[str, A
     """
     from img2img_data.builds.merge import exit_code_of, merge_shards, open_shards
     from img2img_data.cli.steps import print_after, print_report
+    from img2img_data.runner.run import unit_of
 
     options, start = build_model(MergeOptions, settings), time.monotonic()
     opened = open_shards(shards, out)
+    unit = unit_of(opened[0].info["recipe"])
     if options.dry_run:
-        sources, name = opened[0].info["shard"]["sources"], printable(out)
-        click.echo(f"would join {len(opened)} shards with {sources:,} sources in '{name}'")
+        count, name = opened[0].sources, printable(out)
+        click.echo(f"would join {len(opened)} shards with {count:,} {unit} in '{name}'")
         return 0
     with progress_of("merge") as progress:
         report = merge_shards(opened, out, progress, copy)
     code = exit_code_of(opened, report, options.max_bad)
-    print_report(report, out, start)
+    print_report(report, out, start, unit)
     if not copy and not report.complete:
         click.echo("only files changed after their shard was built were read; 'verify' reads all")
     print_after(out)

@@ -38,7 +38,7 @@ from img2img_data.exchange.webdataset import INDEX_FILE, PackSettings, pack_corp
 from img2img_data.images.pixels import Channels
 from img2img_data.runner.build_folder import BuildFolder, Report
 from img2img_data.runner.plan import Plan, parse_split, plan_entries, plan_folders, plan_pairs
-from img2img_data.runner.run import RunSettings, run_build
+from img2img_data.runner.run import RunSettings, run_build, unit_of
 from img2img_data.sources import matching
 from img2img_data.sources.folder import Item, describe_skipped, list_folder
 from img2img_data.sources.imdb_wiki import find_mat, list_wiki
@@ -188,17 +188,17 @@ def run_and_print(name: str, paths: Sequence[Path], settings: Mapping[str, Any])
     with progress_of(name) as progress:
         report, code = run_step(name, paths, settings, progress, click.echo)
     if not settings.get("dry_run"):
-        print_report(report, paths[-1], start)
+        print_report(report, paths[-1], start, unit_of(settings))
     return code
 
 
-def print_report(report: Report, out: Path, start: float) -> None:
-    """Print the summary of a run that began at ``start``."""
+def print_report(report: Report, out: Path, start: float, unit: str) -> None:
+    """Print the summary of a run that began at ``start``, and counts in ``unit``."""
     name, seconds = printable(out), time.monotonic() - start
     last = f"'{name}' was complete already"
     if not report.complete:
-        rate = f"{report.total / max(seconds, 1e-3):,.0f} images/s"
-        last = f"'{name}' is complete: {report.total:,} sources in {seconds:.1f} s, {rate}"
+        rate = f"{report.total / max(seconds, 1e-3):,.0f} {unit.replace('sources', 'images')}/s"
+        last = f"'{name}' is complete: {report.total:,} {unit} in {seconds:.1f} s, {rate}"
     click.echo("\n".join([*report.lines(), last]))
 
 

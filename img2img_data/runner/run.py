@@ -8,7 +8,7 @@ import os
 import re
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -104,6 +104,11 @@ class FolderBuild:
     work: Work[ImageTask, tuple[str, Row]]
     expect: Callable[[ImageTask], tuple[str, Row]]
     before: Callable[[MakePool, Progress], Callable[[int], ImageTask]] | None = None
+
+
+def unit_of(recipe: Mapping[str, Any]) -> str:
+    """Return the word for what a build of this recipe counts."""
+    return "tiles" if recipe.get("tile") else "sources"
 
 
 def run_build(
@@ -211,8 +216,8 @@ def _forecast(build: FolderBuild, recipe: Row) -> Iterator[str]:
 
     for task in map(plan.task, range(len(plan))):
         report.add(finished(_outcome_of(expect, task)))
-    parts = report.parts()
-    yield f"{report.total:,} sources > up to {report.kept.total():,}" + (parts and f": {parts}")
+    parts, unit = report.parts(), unit_of(build.recipe)
+    yield f"{report.total:,} {unit} > up to {report.kept.total():,}" + (parts and f": {parts}")
     yield from report.reasons()
     if state == "complete" and earlier.is_all():
         yield f"'{out}' is complete already: nothing to do"
@@ -281,7 +286,8 @@ class EarlierRun:
     def __str__(self) -> str:
         faults = sorted((fault, count) for fault, count in self.counts.items() if fault)
         parts = [f"{count:,} {fault}, as '{self._first[fault]}'" for fault, count in faults]
-        return "; ".join([f"{self.counts['']:,} of {self._total:,} sources are done", *parts])
+        done = f"{self.counts['']:,} of {self._total:,} {unit_of(self._build.recipe)} are done"
+        return "; ".join([done, *parts])
 
     def is_all(self) -> bool:
         """Return True if the folder is intact, all rows hold, and no rejected source is younger

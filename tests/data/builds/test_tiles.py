@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import cv2
@@ -134,13 +135,20 @@ def test_a_damaged_image_is_read_once_and_a_changed_one_again(tmp_path: Path) ->
 
 def test_shards_and_an_exact_split_of_tiles(images: Path, tmp_path: Path) -> None:
     options = ("--tile", 16, "--stratify", "folder", *SPLIT)
-    run("blur", images, tmp_path / "plain", *options)
+    assert "48 tiles > up to 48" in run("blur", images, tmp_path / "plain", *options, "--dry-run")
+    summary = run("blur", images, tmp_path / "plain", *options)
+    assert re.search(r"is complete: 48 tiles in [\d.]+ s, [\d,]+ tiles/s", summary)
     for part in ("1/2", "2/2"):
         run("blur", images, tmp_path / part[0], *options, "--shard", part)
-    run("merge", tmp_path / "1", tmp_path / "2", tmp_path / "merged")
+    merge = "merge", tmp_path / "1", tmp_path / "2", tmp_path / "merged"
+    assert "2 shards with 48 tiles" in run(*merge, "--dry-run")
+    assert "is complete: 48 tiles" in run(*merge)
     assert tree(tmp_path / "merged") == tree(tmp_path / "plain")
     splits = [row["split"] for row in all_rows(tmp_path / "plain")]
     assert splits.count("train") == splits.count("test") == 24
+    (tmp_path / "plain/train/metadata.jsonl").unlink()
+    output = run("blur", images, tmp_path / "plain", *options, "--dry-run")
+    assert "24 of 48 tiles are done" in output
 
 
 @pytest.mark.parametrize(
