@@ -81,7 +81,7 @@ class WikiSettings(SelectSettings):
 
 @dataclass(frozen=True, slots=True)
 class SelectJob:
-    """Everything that a worker needs to know."""
+    """The settings that a worker needs."""
 
     root: bytes
     out: str
@@ -129,10 +129,10 @@ def selection_build(
 ) -> FolderBuild:
     """Return the build of a selection by the command ``name``; ``wiki`` sorts by gender.
 
-    Raises ``UsageError`` if a shard should drop duplicates.
+    Raises ``UsageError`` if duplicates are to be dropped in a shard.
     """
     if settings.drop_duplicates and run.shard:
-        why, hint = "a shard does not see the other images", "select first, then shard the corpora"
+        why, hint = "does not work with --shard", "select from all images, then shard the corpora"
         raise UsageError("option", "--drop-duplicates", why, hint)
     by_gender = isinstance(settings, WikiSettings)
     root, target = os.path.abspath(plan.roots[0]), os.path.abspath(out)

@@ -63,23 +63,23 @@ def open_shards(folders: Sequence[Path], out: Path) -> list[CorpusShard]:
     first, count = shards[0], shards[0].count
     target = Path(os.path.realpath(out))
     if any(target.is_relative_to(os.path.realpath(folder)) for folder in folders):
-        raise UsageError("folder", out, "is inside a shard", "choose a folder outside of them")
+        raise UsageError("folder", out, "is inside a shard", "choose a folder outside the shards")
     by_number: dict[int, CorpusShard] = {}
     for shard in shards:
         one, other = _common_entries(first), _common_entries(shard)
         differ = sorted(k for k in one.keys() | other.keys() if one.get(k) != other.get(k))
         if differ:
             names = ", ".join(corpus_format.SOURCE_ENTRIES.get(name, name) for name in differ)
-            why = f"belongs to another run than '{first.root}' ({names} differ)"
-            raise UsageError("shard", shard.root, why, "name the shards of one run")
+            why = f"belongs to a different run than '{first.root}' ({names} differ)"
+            raise UsageError("shard", shard.root, why, "merge the shards of one run")
         twin = by_number.setdefault(shard.number, shard)
         if twin is not shard:
-            why = f"is {shard_name(shard.info)}, like '{twin.root}'"
-            raise UsageError("shard", shard.root, why, "name each shard once")
+            why = f"is shard {shard_name(shard.info)}, and so is '{twin.root}'"
+            raise UsageError("shard", shard.root, why, "give each shard once")
     missing = [f"{number}/{count}" for number in range(1, count + 1) if number not in by_number]
     if missing:
         names = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if missing[8:] else "")
-        raise UsageError("shards", first.root.parent, f"{names} missing", "name all their folders")
+        raise UsageError("shards", first.root.parent, f"{names} missing", "give all their folders")
     return [by_number[number] for number in sorted(by_number)]
 
 
@@ -92,7 +92,7 @@ def _open_shard(root: Path) -> CorpusShard:
             try:
                 info = read_info(root) if page == corpus_format.CORPUS_FILE else read_object(path)
                 if not shard_name(info):
-                    raise UsageError("folder", root, "is not a shard", "merge what --shard wrote")
+                    raise UsageError("folder", root, "is not a shard", "build it with --shard")
                 numbers = (int(info["shard"][name]) for name in ("number", "of", "sources"))
                 number, count, sources = numbers
                 recipe = dict(info["recipe"])
@@ -103,7 +103,7 @@ def _open_shard(root: Path) -> CorpusShard:
                 raise CorpusError("shard", path, "is damaged", hint)
             return CorpusShard(root, page, info, number, count, sources, path.stat().st_mtime_ns)
     why = "is unfinished" if (root / build_folder.BUILDING).is_dir() else "holds no shard"
-    raise CorpusError("shard", root, why, "run the command with its --shard again")
+    raise CorpusError("shard", root, why, "run the same command with --shard again")
 
 
 def _common_entries(shard: CorpusShard) -> dict[str, Any]:
@@ -146,7 +146,7 @@ def _rows(
     merged = heapq.merge(*(_read(s) for s in shards), key=lambda row: row[0])
     for done, (position, name, line, shard) in enumerate(merged, 1):
         if position != done - 1:
-            why = "lacks images" if position >= done else "holds an image of another shard, too"
+            why = "lacks images" if position >= done else "also holds an image of another shard"
             raise CorpusError("shard", shard.root, why, "build it again")
         row = checked_row(line, shard.root, f"the row of source {position}")
         if name:
@@ -200,7 +200,7 @@ def _bring_files(shard: CorpusShard, out: str, name: str, row: Row, copy: bool) 
         except (FileNotFoundError, NotADirectoryError, ValueError):  # the last: a null byte
             found = None
         if found is None or not stat.S_ISREG(found.st_mode):
-            raise CorpusError("image", source, "is missing in its shard", "build the shard again")
+            raise CorpusError("image", source, "is missing from its shard", "build the shard again")
         # Reading every file would cost more than the merge; only one that is younger than the page
         # can have been overwritten by accident.
         if not copy and found.st_mtime_ns > shard.written:
@@ -230,6 +230,6 @@ def _linked(source: str, target: str) -> bool:
 def _content(source: str, digest: str) -> bytes:
     data = Path(source).read_bytes()
     if sha256(data).hexdigest() != digest:
-        why = "is not what the shard's manifest says"
+        why = "does not match the shard's manifest"
         raise CorpusError("image", source, why, "build the shard again")
     return data

@@ -61,7 +61,7 @@ class Halves(Pairing):
         """Cut the image in the middle; ``Rejected`` (size) if its width is odd."""
         width = images[0].shape[1]
         if width % 2:
-            raise Rejected("size", f"an odd width, {width}: no two halves")
+            raise Rejected("size", f"the width, {width}, is odd: no two equal halves")
         return DrawnPair(images[0][:, : width // 2], images[0][:, width // 2 :], {}, {})
 
 
@@ -102,7 +102,7 @@ class Grayscale(Pairing):
 
 
 class Blank(Pairing):
-    """Input: the image with a rectangular hole. Target: the image. For inpainting.
+    """Input: the image with a rectangular hole, for inpainting. Target: the image.
 
     A central hole of half the side is that of Pathak et al., "Context Encoders" (CVPR 2016); a
     white one of 0.3 is ``--operation blank`` of affinelayer/pix2pix-tensorflow, tools/process.py.
@@ -154,7 +154,7 @@ class Blank(Pairing):
 
 
 class Edges(Pairing):
-    """Input: the edges of the image, H x W. Target: the image. For edges-to-photo, as in pix2pix.
+    """Input: the edges of the image, H x W, as in the edges2photo of pix2pix. Target: the image.
 
     Canny's detector (IEEE PAMI 8(6), 1986) in OpenCV's implementation, after a Gaussian blur.
     Isola et al. (CVPR 2017) used the network HED, whose weights no maintained package ships.
@@ -237,7 +237,7 @@ def pairing_of(recipe: Mapping[str, Any], place: Place) -> Pairing:
     """Return the pairing of a corpus from its recipe. Raises ``UsageError`` if it names none."""
     name = str(recipe.get("pairing"))
     if name not in PAIRINGS:
-        hint = "the corpus is damaged, or newer than this version"
+        hint = "the corpus is damaged, or was written by a newer version"
         raise place.error(["pairing"], f"is not a pairing (got {name!r})", hint)
     if name != "degrade":
         return build_part(PAIRINGS[name], recipe, place)

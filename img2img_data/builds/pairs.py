@@ -138,7 +138,7 @@ FileFormat = Literal["png", "jpg", "webp"]
 def parse_size(text: str) -> tuple[int, int]:
     """Return (width, height) of "64" or "640x480". Raises ``ValueError``."""
     if not re.fullmatch(r"\d{1,9}(x\d{1,9})?", text) or 0 in map(int, text.split("x")):
-        raise ValueError("a size is a number of pixels, or WIDTHxHEIGHT")
+        raise ValueError("a size is a number of pixels or WIDTHxHEIGHT")
     width, _, height = text.partition("x")
     size = int(width), int(height or width)
     try:
@@ -157,7 +157,7 @@ def _check_group(rule: str) -> None:
 
 def _check_strata(rule: str) -> None:
     if rule != planning.FOLDER_RULE and not planning.tag_in(rule):
-        raise ValueError("strata are 'folder', a tag's name, or tag:NAME")
+        raise ValueError("should be 'folder', the name of a tag, or tag:NAME")
 
 
 class BuildSettings(FrozenModel):
@@ -170,14 +170,14 @@ class BuildSettings(FrozenModel):
     unchanged"""
     fit: Fit | None = None
     """how to fit images of another size; crop: scale and crop; pad: scale and mirror the border;
-    error: reject; default: crop, for combine error"""
+    error: reject; default: crop, but error for combine"""
     format: FileFormat = "png"
     """file format; clean images that need no change are copied byte for byte"""
     quality: int = Field(95, ge=1, le=100)
     """quality of jpg and webp; webp 100: lossless"""
     layout: corpus_format.Layout | None = None
     """how to store a pair; folders: one file each in input/ and target/; combined: one A|B image;
-    default: folders, for combine combined"""
+    default: folders, but combined for combine"""
     tile: Annotated[str, checked_by(parse_size)] | None = None
     """cut every image into tiles of this size at full resolution; such as 256 or 640x480, from the
     top left; the remainder at the right and the bottom is left out, and smaller images are
@@ -202,7 +202,7 @@ class BuildSettings(FrozenModel):
     """apply the shares to each folder, or to each value of a tag, such as gender or tag:NAME; exact
     to one group; images added later may move old ones"""
     bits: Literal[8, 16] = 8
-    """bits per sample; 16: keep the depth of 16-bit and float sources (png only)"""
+    """bits per sample; 16: keep the precision of 16-bit and float sources (png only)"""
     channels: Channels = "rgb"
     """channels of every image; gray: the luma of color images (png, jpg); rgba: with transparency
     (png; for combine, unpaired and import only)"""
@@ -216,18 +216,18 @@ class BuildSettings(FrozenModel):
     @model_validator(mode="after")
     def _check_combinations(self) -> BuildSettings:
         if self.tile and self.size:
-            raise ValueError("--tile cuts images at their own size: leave --size out")
+            raise ValueError("--tile cuts images at full resolution; leave --size out")
         if self.stride and not self.tile:
             raise ValueError("--stride needs --tile")
         if self.stratify is not None and len(planning.parse_split(self.split or "train=1")) < 2:
-            raise ValueError("--stratify needs two shares, as in --split train=0.8,test=0.2")
+            raise ValueError("--stratify needs several shares, as in --split train=0.8,test=0.2")
         return self
 
 
 # --------------------------------------------------------------------------------------- one task
 @dataclass(frozen=True, slots=True)
 class CorpusJob:
-    """Everything that a worker needs to know; the same for all tasks of a corpus.
+    """The settings that a worker needs, the same for all tasks of a corpus.
 
     ``settings`` are resolved: ``fit``, ``layout`` and ``split`` are not None.
     """
@@ -466,21 +466,21 @@ def _conflicts(job: CorpusJob) -> Iterator[tuple[str, str, str]]:
     """Yield (option, why, hint) for settings that the format or the pairing does not support."""
     settings, lab = job.settings, job.pairing.color == "lab"
     file, channels, takes = settings.format, settings.channels, job.pairing.takes
-    misfit = f"does not fit a {job.name} corpus"
+    misfit = f"does not work with '{job.name}'"
     if settings.layout == "combined" and (job.kind == "unpaired" or lab):
         yield "--layout combined", misfit, "leave it out"
     if settings.bits == 16 and file != "png":
-        yield "--bits 16", f"does not fit --format {file}, which has 8 bits", "use png"
+        yield "--bits 16", f"does not work with --format {file}, which has 8 bits", "use png"
     if channels == "rgba" and file != "png":
-        why = f"does not fit --format {file}, which has no transparency here"
+        why = f"does not work with --format {file}, written here without transparency"
         yield "--channels rgba", why, "use png"
     if channels == "gray" and file == "webp":
-        why = "does not fit --format webp, which has no single channel"
+        why = "does not work with --format webp, which cannot hold a single channel"
         yield "--channels gray", why, "use png"
     if channels not in takes:
         yield f"--channels {channels}", misfit, f"use {' or '.join(c for c in COUNT if c in takes)}"
     if channels == "rgba" and settings.alpha == "reject":
-        yield "--alpha reject", "contradicts --channels rgba", "leave one of the two out"
+        yield "--alpha reject", "contradicts --channels rgba", "leave one of them out"
     if lab and (file == "jpg" or (file == "webp" and settings.quality < 100)):
         hint = "use png, or webp with --quality 100"
         yield f"--format {file}", "would degrade Lab samples", hint

@@ -50,7 +50,7 @@ def replay_pair(
     ``UsageError`` for an unknown key.
     """
     if out is not None and os.path.lexists(out):
-        raise UsageError("file", out, "exists already", "choose another name")
+        raise UsageError("file", out, "already exists", "choose another name")
     if source is not None and not source.is_dir():
         raise no_folder(source, "folder")
     info = read_info(root)
@@ -81,7 +81,7 @@ def replay_pair(
             write_atomically(out, file.data)
     numbers = ((n, f"{v:.6g}" if isinstance(v, float) else v) for n, v in row["drawn"].items())
     drawn = ", ".join(f"{n}={v}" for n, v in numbers)
-    checked = "its SHA-256 is as recorded" if loaded.sha256 else "its SHA-256 was not checked"
+    checked = "its SHA-256 matches the row" if loaded.sha256 else "its SHA-256 was not checked"
     shown = "the clean image of the pair" if source is None else row.get("source")
     equal, lines = _compared(root / split, row, file, info.get("versions"))
     head = (f"drawn    {drawn or 'nothing'}", f"source   {shown}, {checked}")
@@ -99,7 +99,7 @@ def _job_of(root: Path, info: Mapping[str, Any], source: Path | None) -> CorpusJ
     pairing = pairing_of(recipe, place)
     if source is None and not pairing.clean:
         why = f"missing: the targets of '{recipe['pairing']}' are not the source images"
-        raise UsageError("option", "--source", why, "name the folder of the source images")
+        raise UsageError("option", "--source", why, "give the folder of the source images")
     plan = Plan((os.fsencode(source or root),))
     return pairs.make_job(plan, pairing, root, settings, str(recipe.get("command")))
 
@@ -128,7 +128,7 @@ def _source_path(root: Path, row: Row) -> bytes:
     except (KeyError, TypeError, ValueError):
         why, hint = "a row does not name its source", "build it again"
         raise CorpusError("corpus", root, why, hint) from None
-    # A corpus may come from a stranger: its rows must not make us read files outside of the folder.
+    # A corpus may be untrusted: its rows must not make us read files outside the folder.
     if not path or b"\0" in path or {b"", b".", b".."} & set(path.split(b"/")):
         why = f"a row names '{printable(path)}' as its source"
         raise CorpusError("corpus", root, why, "do not use it")
@@ -139,14 +139,14 @@ def _clean_image(job: CorpusJob, folder: Path, row: Row) -> LoadedSource:
     """Return the clean image in the corpus as the source; only a copy has a known digest."""
     combined = job.settings.layout == "combined"
     column = "file_name" if combined else "target_file_name"
-    path, hint = inside(folder, row.get(column)), "name the source folder with --source"
+    path, hint = inside(folder, row.get(column)), "give the source folder with --source"
     data = io.read_bytes(path)
     if sha256(data).hexdigest() != row.get(column.replace("file_name", "sha256")):
-        raise CorpusError("image", path, "is not what its row says", hint)
+        raise CorpusError("image", path, "does not match its row", hint)
     copied = not combined and row.get("target_sha256") == row.get("source_sha256")
     lossless = path.suffix == ".png" or (path.suffix == ".webp" and job.settings.quality == 100)
     if not copied and not lossless:
-        why = "was compressed with loss, so the input cannot be computed from it"
+        why = "was compressed with loss, so the input cannot be recomputed"
         raise CorpusError("image", path, why, hint)
     image = io.decode(data, job.policy)
     pixels = image.pixels[:, image.pixels.shape[1] // 2 :] if combined else image.pixels
@@ -164,7 +164,7 @@ def _compute(
             raise TypeError("'drawn' is not a mapping to numbers")
         pair = job.pairing.apply([source.pixels], drawn)
     except (ArithmeticError, LookupError, TypeError, ValueError) as error:
-        why = f"the row '{printable(task.key)}' does not fit its recipe ({printable(error)[:80]})"
+        why = f"the row '{printable(task.key)}' does not match its recipe ({printable(error)[:80]})"
         raise CorpusError("corpus", root, why, "build it again") from None
     return pairs.encode_files(job, task, pair.input, pair.target, [source])[0]
 
@@ -177,7 +177,7 @@ def _compared(folder: Path, row: Row, file: EncodedFile, saved: object) -> tuple
         with suppress(Rejected):
             if io.read_bytes(inside(folder, row.get(file.column))) == file.data:
                 return True, [f"equal    {name}, byte for byte"]
-        return False, [f"differs  the row is right, but the file '{name}' has other bytes"]
+        return False, [f"differs  the computed bytes match the row, but not the file '{name}'"]
     lines = [f"differs  {name}: computed {file.sha256[:16]}, recorded {str(recorded)[:16]}"]
     for library, version in saved.items() if isinstance(saved, dict) else ():
         here = versions(library)[library]

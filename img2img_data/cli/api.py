@@ -34,12 +34,12 @@ def build(command: str, *folders: os.PathLike[str] | str, **settings: Any) -> Co
     commands = [name for name, step in STEPS.items() if BuildSettings in step.models]
     commands += ["import", "unpack"]
     if settings.get("dry_run"):
-        raise UsageError("option", "dry_run", "makes no corpus", "leave it out")
+        raise UsageError("option", "dry_run", "would not make a corpus", "leave it out")
     if command not in commands:
         hint = did_you_mean(command, commands)
         raise UsageError("command", command, "does not make a corpus", hint)
     if len(folders) != len(names := STEPS[command].paths):
-        raise UsageError("command", command, f"takes {', '.join(names)}, got {len(folders)}")
+        raise UsageError("command", command, f"takes {', '.join(names)}, but got {len(folders)}")
     if pipeline := settings.get("degradation"):
         settings["degradation"] = to_spec(degradation(pipeline))
     paths = [Path(folder) for folder in folders]

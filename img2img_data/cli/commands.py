@@ -106,7 +106,7 @@ def merge(shards: tuple[Path, ...], out: Path, copy: bool, settings: dict[str, A
     code = exit_code_of(opened, report, options.max_bad)
     print_report(report, out, start, unit)
     if not copy and not report.complete:
-        click.echo("only files changed after their shard was built were read; 'verify' reads all")
+        click.echo("only files younger than their shard were checked; 'verify' checks all")
     print_after(out)
     return code
 

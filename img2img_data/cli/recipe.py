@@ -148,7 +148,7 @@ def load_recipe(path: Path | str, smoke: bool = False) -> tuple[RecipeStep, ...]
     recipe = build_model(Recipe, content, place)
     if not recipe.corpus:
         apply = f"'img2img-data degrade PHOTOS OUT --recipe {printable(path)}' applies it"
-        hint = f"as {EXAMPLE} has them" if recipe.degradation is None else apply
+        hint = f"{EXAMPLE} shows an example" if recipe.degradation is None else apply
         raise UsageError("recipe", path, "has no 'corpus' steps", hint)
     if recipe.degradation is not None:
         parse_spec(recipe.degradation, place.below("degradation"))
@@ -166,7 +166,7 @@ def _read_steps(chain: Steps, degradation: Any, place: Place) -> tuple[RecipeSte
     for number, entry in enumerate(chain, 1):
         here = place.below(str(number - 1))
         if len(entry) != 1:
-            raise here.error([], "is not one {command: settings}", "start each command with '- '")
+            raise here.error([], "is not a single {command: settings}", "begin each with '- '")
         ((name, values),) = entry.items()
         if name not in STEPS:
             raise here.error([name], "unknown", did_you_mean(name, STEPS))
@@ -180,21 +180,21 @@ def _read_steps(chain: Steps, degradation: Any, place: Place) -> tuple[RecipeSte
         paths = tuple(_read_path(name, key, values, here) for key in folders)
         for step in steps:
             if os.path.abspath(step.paths[-1]) == os.path.abspath(paths[-1]):
-                why = f"is the output of step {step.number} ({step.name}) too"
-                raise here.error([folders[-1]], why, "give each step a folder of its own")
+                why = f"is also the output of step {step.number} ({step.name})"
+                raise here.error([folders[-1]], why, "give each step its own folder")
         steps.append(RecipeStep(number, name, paths, settings))
     return tuple(steps)
 
 
 def _read_path(name: str, key: str, values: Mapping[str, Any], place: Place) -> Path:
     if key not in values:
-        raise place.error([key], "missing", f"name the folder; see 'img2img-data {name} --help'")
+        raise place.error([key], "missing", f"give the folder; see 'img2img-data {name} --help'")
     value = values[key]
     if isinstance(value, int | float) and not isinstance(value, bool):
         value = str(value)  # a folder may be called 2024
     if not isinstance(value, str) or not value or "\0" in value:
         why = f"is not a path (got {printable(repr(value))[:80]})"
-        raise place.error([key], why, "name a folder")
+        raise place.error([key], why, "give a folder")
     return Path(value)
 
 
@@ -220,7 +220,7 @@ def forecast_recipe(steps: Sequence[RecipeStep], echo: Echo) -> int:
                 code = error.exit_code
             worst = max(worst, code)
         else:
-            lines.append("its sources are counted once they exist")
+            lines.append("its sources cannot be counted before they exist")
         left_out = len(lines) - 2 * SHOWN_LINES
         if left_out > 1:
             note = f"... {left_out:,} more lines; 'img2img-data {step.name} --dry-run' shows all"
@@ -238,8 +238,8 @@ def _describe_settings(step: RecipeStep) -> str:
 
 def _describe_source(source: Path, earlier: RecipeStep) -> str:
     complete = _is_complete(earlier)
-    state = "is complete already" if complete else "is not done yet"
-    missing = ", but has no such folder" if complete and not source.is_dir() else ""
+    state = "is already complete" if complete else "has not run yet"
+    missing = " but has no such folder" if complete and not source.is_dir() else ""
     name = printable(source)
     return f"reads '{name}', made by step {earlier.number} ({earlier.name}), which {state}{missing}"
 

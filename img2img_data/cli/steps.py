@@ -49,7 +49,7 @@ Models = tuple[type[BaseModel], ...]
 # ------------------------------------------------------------------------- settings of single steps
 def _check_known(value: str, known: Collection[str]) -> str:
     if value not in known:
-        raise ValueError(f"no such name; {did_you_mean(value, known)}")
+        raise ValueError(f"unknown; {did_you_mean(value, known)}")
     return value
 
 
@@ -72,7 +72,7 @@ class BlurSettings(FrozenModel):
     @classmethod
     def _check_kind(cls, value: str) -> str:
         if value in DEGRADATIONS and value not in BLUR_KINDS:
-            raise ValueError(f"not a kind of 'blur'; use 'degrade --kind {value}'")
+            raise ValueError(f"is not a kind of 'blur'; use 'degrade --kind {value}'")
         return _check_known(value, BLUR_KINDS)
 
 
@@ -195,7 +195,7 @@ def run_and_print(name: str, paths: Sequence[Path], settings: Mapping[str, Any])
 def print_report(report: Report, out: Path, start: float, unit: str) -> None:
     """Print the summary of a run that began at ``start``, and counts in ``unit``."""
     name, seconds = printable(out), time.monotonic() - start
-    last = f"'{name}' was complete already"
+    last = f"'{name}' was already complete"
     if not report.complete:
         rate = f"{report.total / max(seconds, 1e-3):,.0f} {unit.replace('sources', 'images')}/s"
         last = f"'{name}' is complete: {report.total:,} {unit} in {seconds:.1f} s, {rate}"
@@ -281,7 +281,7 @@ def check_settings(name: str, settings: Mapping[str, Any], place: Place = OPTION
 
 
 def _check_paths(paths: Sequence[Path]) -> None:
-    """Raise ``UsageError`` unless all sources exist, and the output is a folder apart from them."""
+    """Raise ``UsageError`` unless all sources exist, and the output is a folder outside them."""
     # Links resolved: the output may lie in a folder to which a source is a link.
     *sources, out = (Path(os.path.realpath(path)) for path in paths)
     for source, shown in zip(sources, paths, strict=False):
@@ -289,7 +289,7 @@ def _check_paths(paths: Sequence[Path]) -> None:
             raise no_folder(shown, "folder")
         # Output inside a source would be scanned as input by the next run.
         if out == source or out in source.parents or source in out.parents:
-            hint = "choose one outside of it"
+            hint = "choose one outside it"
             raise UsageError("folder", paths[-1], "overlaps the source folder", hint)
     if os.path.isfile(out):  # noqa: PTH113  # the method raises for a name that is too long
         raise no_folder(paths[-1], "folder")
@@ -356,7 +356,7 @@ def _plan_folders(call: StepCall, kind: Kind = "paired") -> Plan:
 
 
 def _list_images(call: StepCall, folder: Path) -> Iterator[Item]:
-    """Yield the images of a folder; report in the end which other files were skipped.
+    """Yield the images of a folder; at the end report which other files were skipped.
 
     Raises ``UsageError`` for a corpus or a run, whose images are inputs, targets and samples.
     """
@@ -370,8 +370,8 @@ def _list_images(call: StepCall, folder: Path) -> Iterator[Item]:
     for item in list_folder(folder, skipped, follow_links):
         place = os.path.realpath(os.path.join(root, item.path)) if follow_links else b""
         if place.startswith(out + b"/"):
-            why = f"lies behind a link in '{printable(folder)}'"
-            raise UsageError("folder", call.paths[-1], why, "choose one outside of it")
+            why = f"is inside '{printable(folder)}', through a link"
+            raise UsageError("folder", call.paths[-1], why, "choose one outside it")
         yield item
     if line := describe_skipped(skipped):
         call.echo(f"'{printable(folder)}': {line}")
@@ -403,7 +403,7 @@ def _build(call: StepCall, plan: Plan, pairing: pairs.Pairing) -> Report:
         numbers = {name: f"{n:,.1f}".removesuffix(".0") for name, n in asked.items()}
         requested = ", ".join(f"{name} {number}" for name, number in numbers.items())
         why = "images are assigned by a hash; --stratify folder makes the shares exact"
-        call.echo(f"split: {report.parts()}; the shares ask for {requested}: {why}")
+        call.echo(f"split: {report.parts()}; requested: {requested}; {why}")
     empty = [f"'{name}'" for name, n in asked.items() if n and not report.kept[name]]
     if empty and not call.run.shard:  # a shard may have none of the few images of a split
         hint = "another --seed, --stratify folder or more images can fill it"
@@ -438,14 +438,14 @@ def degradation_of(settings: Mapping[str, Any], place: Place = OPTIONS) -> Pipel
     """
     chosen = build_part(DegradeSettings, settings, place)
     if chosen.kind is not None and chosen.degradation is not None:
-        raise place.error(["kind"], "conflicts with a pipeline, as of --recipe", "keep one of them")
+        raise place.error(["kind"], "conflicts with --recipe or a pipeline", "keep one of them")
     if chosen.kind is not None:
         where = place.below("set") if place.title else Place("option --set")
         return parse_spec({chosen.kind: parse_assignments(chosen.set, where)}, where)
     if chosen.set:
         raise place.error(["set"], "needs --kind", "change the pipeline of degradations instead")
     if chosen.degradation is None:
-        hint = "name one ('img2img-data degradations' lists them), or a recipe with a 'degradation'"
+        hint = "give one ('img2img-data degradations' lists them), or a recipe with a 'degradation'"
         raise place.error(["kind"], "missing, so nothing would be degraded", hint)
     where = place.below("degradation") if place.title else Place("recipe")
     return parse_spec(chosen.degradation, where)
@@ -501,13 +501,13 @@ def combine(call: StepCall) -> Report:
     shown = rows if found.pairs else min(rows, 3)
     for line in matching.describe_matching(found, call.run.dry_run, shown):
         call.echo(line)
-    # A wrong --match pairs few files without any error: say which one would pair more.
+    # A wrong --match pairs few files without any error: suggest one that would pair more.
     hint = ""
     if found.unmatched:
         options, count = matching.better_match(usable[0], usable[1])
         hint = f"{options} would pair {count:,}" if count > len(found.pairs) else ""
     if not found.pairs and not call.run.dry_run:
-        names, why = f"{sides[0]}' and '{sides[1]}", "no image of one matches one of the other"
+        names, why = f"{sides[0]}' and '{sides[1]}", "no image in one matches an image in the other"
         hint = hint or "try another --match; --dry-run shows the table"
         raise UsageError("folders", names, why, hint)
     if hint:
@@ -607,20 +607,20 @@ def import_folder(call: StepCall) -> Report:
       hf           metadata.jsonl or .csv with two *_file_name columns
       webdataset   .tar archives with 1.input.png, 1.target.png
 
-    Images are kept byte for byte where they are clean. Both images of a pair must have the same
+    Clean images are kept byte for byte. Both images of a pair must have the same
     size.
     """
     root, name = call.paths[0], call.get(ImportSettings).format
     if (root / CORPUS_FILE).is_file():
         packed = (root / INDEX_FILE).is_file()
         hint = "'img2img-data unpack' restores it" if packed else "use it as it is"
-        raise UsageError("folder", root, "is a corpus already" + ", packed" * packed, hint)
+        raise UsageError("folder", root, "is already a corpus" + ", packed" * packed, hint)
     found = find_layout(root) if name == "auto" else name
     if found is None:
         raise not_a_corpus(root)
     layout = LAYOUTS[found]
     if not layout.places(root):
-        raise UsageError("folder", root, f"does not have the layout of {found}", layout.hint)
+        raise UsageError("folder", root, f"does not have the layout '{found}'", layout.hint)
     call.echo(f"layout {found}")
     plan = plan_entries(root, layout, call.run.follow_links)
     # Of a corpus, --format is the format of its images.

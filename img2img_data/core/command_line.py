@@ -41,12 +41,12 @@ Sections: TypeAlias = Mapping[str, Mapping[str, str]]
 
 EXIT_CODES: Final = {
     "0": "done",
-    "1": "unfinished or not passed: too many rejected images, unmatched files, damaged corpus, "
-    "low score",
+    "1": "not finished, or a check failed: too many rejected images, unmatched files, damaged "
+    "corpus, low score",
     "2": "wrong command, option, recipe, path, checkpoint; a folder in use; an extra is missing",
     "3": "training diverged",
-    "129 / 130 / 143": "ended by SIGHUP / SIGINT / SIGTERM; the same command continues",
-    "141": "the reader of the output closed it",
+    "129 / 130 / 143": "ended by SIGHUP / SIGINT / SIGTERM; the same command resumes the work",
+    "141": "the program that read the output closed it",
 }
 INTERRUPTED: Final = (129, 130, 143)
 FOLDER: Final = click.Path(path_type=Path)
@@ -238,7 +238,7 @@ _SHOW_ALL: Final = click.Option(
 
 
 class _Choice(click.Choice):  # type: ignore[type-arg]
-    """A choice that names the value nearest to a mistyped one; click lists all of them."""
+    """A choice whose error suggests the nearest value; click lists all of them."""
 
     def convert(self, value: Any, param: Any, ctx: click.Context | None) -> Any:
         if str(value) not in map(str, self.choices):
@@ -293,7 +293,7 @@ def run_command_line(
 
 
 def _open_streams() -> None:
-    """Make a command work as well without its standard streams, or without a reader of its log."""
+    """Let a command work without its standard streams, and without a reader of its log."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         if getattr(sys, name) is None:
             # Otherwise the next file that is opened would take the place of the stream.
@@ -307,7 +307,7 @@ def _open_streams() -> None:
 
 
 class _Log(io.FileIO):
-    """Standard error: a full disk or a reader that has gone ends no command."""
+    """Standard error on which a full disk, or a reader that is gone, does not end the command."""
 
     def write(self, data: Any) -> int:
         try:
@@ -322,7 +322,7 @@ def _report_error(error: BaseException, prefix: str) -> int:
         error = SystemExit(130)
     if isinstance(error, SystemExit):
         if error.code in INTERRUPTED:
-            click.echo("interrupted; the same command continues from here", err=True)
+            click.echo("interrupted; run the same command again to continue", err=True)
         if type(sys.stdout).__name__.endswith("PacifyFlushWrapper"):
             return 141  # a broken pipe, for which click wraps the stream and exits with 1
         return error.code if isinstance(error.code, int) else 0
@@ -350,22 +350,22 @@ def _print_error(text: str) -> None:
 
 
 def _describe(error: BaseException) -> str:
-    """Return one line about an error that no command expects: the disk, a bug."""
+    """Return one line about an unexpected error: a full disk, a bug."""
     if isinstance(error, OSError) and error.strerror:
         name = f"file '{printable(os.fsdecode(error.filename))}': " if error.filename else ""
         too_long = error.errno == errno.ENAMETOOLONG
-        hint = "give a shorter name" if too_long else "once it is fixed, the same command continues"
+        hint = "choose a shorter name" if too_long else "fix this, then run the same command again"
         return f"{name}{error.strerror}; {hint}"
     if lacks_memory(error):
         return "out of memory; free some or use fewer processes, then run the command again"
     frame = traceback.extract_tb(error.__traceback__)[-1]
     where = f"{Path(frame.filename).name}, line {frame.lineno}"
     about = f"{type(error).__name__}: {printable(error)[:300]}"
-    return f"a fault of this program in {where}, {about}; IMG2IMG_TRACEBACK=1 shows the traceback"
+    return f"internal error in {where}: {about}; set IMG2IMG_TRACEBACK=1 to see the traceback"
 
 
 def _print_usage_error(error: click.ClickException) -> None:
-    """Print the mistake in a command line in one line, with a hint; click takes four.
+    """Print a mistake on the command line in one line, with a hint; click prints four.
 
     A command without any arguments shows its help.
     """
@@ -384,7 +384,7 @@ def shell_line(*words: object) -> str:
     """Return a command line to type: its words, quoted for the shell of this system."""
     # A path that begins with a dash would be an option.
     texts = ["./" * (isinstance(w, Path) and str(w)[0] == "-") + printable(w) for w in words]
-    # Not of Bash: cmd and PowerShell know no single quotes, or no backslashes.
+    # Not quoted as for Bash: cmd has no single quotes, PowerShell no escapes by backslash.
     return subprocess.list2cmdline(texts) if os.name == "nt" else shlex.join(texts)
 
 
@@ -397,13 +397,13 @@ def print_next(*words: object) -> None:
 REFRESH_SECONDS: Final = 0.2
 FIRST_SECONDS: Final = 10.0
 QUIET_SECONDS: Final = 60.0
-"""Seconds between lines without a terminal; the first comes earlier, to show that all is well."""
+"""Seconds between lines without a terminal; the first comes earlier, as a sign of life."""
 MEANINGFUL: Final = 10
 MEANINGFUL_SECONDS: Final = 3.0
-"""Units and seconds after which a time left means something."""
+"""Units and seconds after which an estimate of the time left is meaningful."""
 
 Progress: TypeAlias = Callable[[int, int], None]
-"""Function that is called with the units done and in total, as often as the caller likes."""
+"""Function that takes the units done and in total; it may be called at any rate."""
 CountOne: TypeAlias = Callable[[], None]
 """Function that is called once for each unit that is done."""
 
@@ -453,7 +453,7 @@ class Display:
             print(text, file=self._stream, flush=True)
 
     def routine_line(self, text: str) -> None:
-        """Print a line of many alike, as of an epoch; without a terminal one a minute is enough."""
+        """Print one of many lines, as for each epoch; without a terminal at most one a minute."""
         if self._bar is not None:
             self.line(text)
         elif time.monotonic() >= self._due:
@@ -519,7 +519,7 @@ class Display:
         return (done - self._first) / max(time.monotonic() - self._began, 1e-9)
 
     def time_left(self, done: int) -> str:
-        """Return the time left at the rate so far in words; "" before that means something."""
+        """Return the time left at the rate so far in words; "" before it is meaningful."""
         seconds = time.monotonic() - self._began
         if done - self._first < MEANINGFUL or seconds < MEANINGFUL_SECONDS or done >= self._total:
             return ""

@@ -23,16 +23,16 @@ REASONS: Final[dict[str, str]] = {
     "empty": "the file has no bytes",
     "not-an-image": "the content is not a known image format",
     "truncated": "the data end before the image does",
-    "corrupt": "the data contradict themselves",
-    "unsupported-format": "an image format that is not read",
-    "unsupported-depth": "a sample type that cannot become 8 or 16 bit",
+    "corrupt": "the data are damaged",
+    "unsupported-format": "an image format that is not supported",
+    "unsupported-depth": "a sample type that cannot be converted to 8 or 16 bit",
     "non-finite": "NaN or infinite samples",
     "too-many-pixels": "more pixels, or a longer side, than the limit",
     "too-small": "smaller, or narrower, than the limit",
     "file-too-big": "more bytes than the limit",
     "animated": "more than one frame",
     "alpha": "transparent, and transparency is rejected",
-    "size": "not the size asked for, with --fit error",
+    "size": "not the requested size, with --fit error",
     "low-detail": "less detail than --min-detail",
     "duplicate": "the same image as another one",
     "name": "a name that cannot be a path",
@@ -51,7 +51,7 @@ REASONS: Final[dict[str, str]] = {
     "no-gender": "the gender is unknown",
     "timeout": "took longer than the time limit",
     "worker-died": "its worker process died twice",
-    "out-of-memory": "there was not enough memory for it",
+    "out-of-memory": "not enough memory",
 }
 """Reasons for which an image is rejected. The words are part of the corpus format."""
 
@@ -73,7 +73,7 @@ HINTS: Final[dict[str, tuple[str, ...]]] = {
     "timeout": ("raise --timeout",),
     "too-small": ("lower --min-side", "lower --tile"),
 }
-"""What helps if a reason rejects all images; a command shows the texts whose options it has."""
+"""Hints for a reason that rejects all images; a command shows those whose options it has."""
 
 
 def printable(name: object) -> str:
@@ -130,7 +130,7 @@ class FolderInUseError(UsageError):
 
 
 class ArchiveError(UsageError):
-    """An archive is damaged, or a member is not a regular file of a harmless name."""
+    """An archive is damaged, or a member is not a regular file with a safe name."""
 
 
 class CorpusError(Img2ImgError):
@@ -158,7 +158,7 @@ class DivergedError(Img2ImgError):
 
 
 class Rejected(Exception):
-    """One image cannot be used. ``reason``: a key of ``REASONS``; ``detail``: a short free text."""
+    """One image cannot be used. ``reason``: a key of ``REASONS``; ``detail``: a short text."""
 
     def __init__(self, reason: str, detail: str = "") -> None:
         if reason not in REASONS:

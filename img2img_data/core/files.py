@@ -105,7 +105,7 @@ Content = bytes | Iterable[bytes | memoryview]
 def write_atomically(
     path: str | Path, data: Content, temporary: str | Path | None = None, sync: bool = False
 ) -> None:
-    """Write a file under a temporary name and rename it, so that no reader ever sees half of it.
+    """Write a file under a temporary name and rename it, so that no reader sees a partial file.
 
     ``data`` is the content or its parts, which are written as they come. Missing parent folders are
     created. ``temporary`` must be on the same file system as ``path``; the default is a hidden
@@ -121,7 +121,7 @@ def write_atomically(
     if temporary is None:
         # A rename would replace a device such as /dev/null by a file.
         if os.path.exists(path) and not os.path.isfile(path):  # noqa: PTH110, PTH113
-            raise UsageError("file", path, "is a folder or a device", "give another name")
+            raise UsageError("file", path, "is a folder or a device", "choose another name")
         folder, name = os.path.split(path)
         temporary = os.path.join(folder, f".{name}.tmp")
     open_it = functools.partial(os.open, temporary, _WRITE_FLAGS, 0o666)
@@ -190,11 +190,11 @@ def cannot_write(path: Path, error: OSError) -> Img2ImgError:
     name = Path(os.fsdecode(error.filename)) if error.filename else path
     why, hint = os.strerror(error.errno or 0), "check the path and its permissions"
     if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-        why, hint = "no space left on the device", "make room and run it again"
+        why, hint = "no space left on the device", "free some space and run it again"
     elif error.errno == errno.EFBIG:
         why, hint = "file too large", "raise the file size limit and run it again"
     elif error.errno == errno.ENAMETOOLONG:
-        hint = "give a shorter name"
+        hint = "choose a shorter name"
     elif error.errno in {errno.EAGAIN, errno.EMFILE, errno.ENFILE, errno.ENOMEM}:
         hint = "raise the limit (ulimit -a shows it), or use fewer processes"
     return Img2ImgError("cannot write", name, why, hint)
@@ -288,7 +288,7 @@ def _unlock(path: Path, handle: int) -> None:
 
 
 def stamp_of(path: bytes) -> tuple[int, int]:
-    """Return size and time of a file, by which a change is noticed; zeros if there is none."""
+    """Return size and time of a file, which reveal a change; zeros if there is no file."""
     try:
         found = os.lstat(path)
     except (OSError, ValueError):

@@ -1,6 +1,6 @@
 """JSON Lines files: manifests of one JSON object per line, read row by row to keep memory flat.
 
-Files may come from strangers: only regular files are opened, and no line is longer than
+Files may be untrusted: only regular files are opened, and no line may be longer than
 ``LONGEST_LINE``.
 """
 

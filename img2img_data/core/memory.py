@@ -1,4 +1,4 @@
-"""A lack of memory, and memory that a process keeps for its next image or tensor."""
+"""Running out of memory, and memory that a process keeps for its next image or tensor."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from img2img_data.core.errors import Rejected
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Return True if an error is Python's, or OpenCV's, about a lack of memory."""
+    """Return True if an error of Python or OpenCV means that memory ran out."""
     return isinstance(error, MemoryError) or "(-4:Insufficient memory)" in str(error)
 
 

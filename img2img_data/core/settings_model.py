@@ -1,4 +1,4 @@
-"""Settings: pydantic models, where their values were given, and one line for a wrong one.
+"""Settings: pydantic models, the origin of their values, and one line about a wrong value.
 
 A field states type, default, range, unit and help once; ``core.command_line`` makes an option of
 it.
@@ -165,7 +165,7 @@ def _first_error(
     error: ValidationError, model: type[BaseModel], place: Place, values: Mapping[str, Any]
 ) -> UsageError:
     """Turn pydantic's first complaint into one line."""
-    # The first is enough: the others are often its consequences, and a person fixes one at a time.
+    # The first is enough: others often follow from it, and people fix one mistake at a time.
     first = error.errors(include_url=False)[0]
     path, wrong = _key_path(first["loc"], values), first["input"]
     if isinstance(inner := first.get("ctx", {}).get("error"), InvalidKeyError):
@@ -176,7 +176,7 @@ def _first_error(
         return place.error(path, "unknown", hint)
     about = _hint_of(model, path)
     if first["type"] == "missing":
-        return place.error(path, "missing", about or "give it a value")
+        return place.error(path, "missing", about or "set it")
     if first["type"] == "literal_error" and isinstance(wrong, str) and about is None:
         # pydantic gives the members as text only: "'a', 'b' or 'c'".
         members = re.findall(r"'([^']*)'", first["ctx"]["expected"])
@@ -185,7 +185,7 @@ def _first_error(
     if path and not isinstance(wrong, Mapping):
         why += f" (got {printable(repr(wrong))[:80]})"
     hint = f"it is the {about}" if about else "correct it"
-    return place.error(path, why, "see --help for what it takes" if about is None else hint)
+    return place.error(path, why, "see --help for its values" if about is None else hint)
 
 
 def _hint_of(model: type[BaseModel], path: Sequence[str]) -> str | None:

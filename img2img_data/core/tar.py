@@ -1,4 +1,4 @@
-"""Tar archives that strangers wrote: regular files of harmless names, the rest rejected.
+"""Tar archives from untrusted sources: only regular files with safe names, the rest rejected.
 
 The standard ``tarfile`` reads the headers and nothing is extracted. Each header is checked before
 ``tarfile`` acts on it, because it believes the sizes that an archive declares.
@@ -66,11 +66,11 @@ class _CheckedInfo(tarfile.TarInfo):
 
 
 def members(path: Path) -> Iterator[Member]:
-    """Yield the regular files of an uncompressed tar archive, in its order; folders are skipped.
+    """Yield the regular files of an uncompressed tar archive, in order; folders are skipped.
 
     Raises ``ArchiveError`` if the archive is damaged, cut or compressed, or if a member is not a
-    regular file of a harmless name: absolute, leaving its folder, with a backslash, a drive, a
-    control character.
+    regular file with a safe name: not absolute, inside the archive's folder, without a backslash, a
+    drive or a control character.
     """
     try:
         with path.open("rb") as file:
@@ -81,7 +81,7 @@ def members(path: Path) -> Iterator[Member]:
     except _Unsafe as error:
         raise ArchiveError("archive", path, *error.args) from None
     except (tarfile.TarError, ValueError) as error:
-        hint = "fetch it again; a compressed archive has to be expanded first"
+        hint = "download it again; decompress a compressed archive first"
         raise ArchiveError("archive", path, f"is not a plain tar archive ({error})", hint) from None
 
 
@@ -97,13 +97,13 @@ def _members(file: BinaryIO, end: int) -> Iterator[Member]:
             if harmful:
                 raise _Unsafe(f"a header in it sets {harmful[0]}", UNSAFE)
             if info.offset_data + info.size > end:
-                raise _Unsafe(f"ends within '{printable(info.name)}'", "fetch it again")
+                raise _Unsafe(f"ends within '{printable(info.name)}'", "download it again")
             if info.isreg():
                 yield Member(_checked_name(info.name), info.offset_data, info.size)
         # tarfile takes a damaged header for the end of the archive, which is a block of zeros.
         file.seek(archive.offset)
         if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise _Unsafe("is damaged or cut", "fetch it again")
+            raise _Unsafe("is damaged or cut", "download it again")
 
 
 def content(path: Path, member: Member) -> bytes:
@@ -113,7 +113,7 @@ def content(path: Path, member: Member) -> bytes:
         data = file.read(member.size)
     if len(data) < member.size:
         why = f"ends within '{printable(member.name)}'"
-        raise ArchiveError("archive", path, why, "fetch it again")
+        raise ArchiveError("archive", path, why, "download it again")
     return data
 
 
@@ -123,6 +123,6 @@ def _checked_name(name: str) -> str:
     parts = plain.split("/")
     outside = ".." in parts or not parts[0] or "\\" in name or re.match("[A-Za-z]:", name)
     if outside or not name.isprintable() or "" in parts or "." in parts:
-        what = "leaves the archive's folder" if outside else "is not a plain name"
+        what = "leads out of the archive" if outside else "is not a plain name"
         raise _Unsafe(f"the name '{printable(name)}' in it {what}", UNSAFE)
     return plain

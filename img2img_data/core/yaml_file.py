@@ -3,7 +3,7 @@
 Scalars mean what YAML 1.2 says (its core schema, https://yaml.org/spec/1.2.2/#103-core-schema), not
 what PyYAML takes from YAML 1.1: ``no`` and ``on`` are words, ``1e-3`` is a number, ``12:30`` and
 ``2020-01-01`` are text. Whatever silently loses or multiplies content is rejected: duplicate keys,
-aliases that expand without bound or contain themselves. Nothing in a file is ever run.
+aliases that expand without bound or contain themselves. Nothing in a file is ever executed.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ class _Loader(yaml.SafeLoader):
     depth = count = 0
 
     def compose_node(self, parent: Node | None, index: Any) -> Node | None:
-        """Return the next node; ``_Fault`` as soon as there are too many, or for a bad text."""
+        """Return the next node; ``_Fault`` as soon as there are too many, or for invalid text."""
         line = self.peek_event().start_mark.line + 1  # type: ignore[no-untyped-call]
         self.depth, self.count = self.depth + 1, self.count + 1
         if self.depth > MAX_DEPTH or self.count > MAX_VALUES:
-            size = "is nested too deeply" if self.depth > MAX_DEPTH else "holds too many values"
+            size = "is nested too deeply" if self.depth > MAX_DEPTH else "contains too many values"
             hint = f"{MAX_DEPTH} levels and {MAX_VALUES:,} values are the limit"
             raise _Fault(line, size, hint)
         node = super().compose_node(parent, index)
@@ -70,7 +70,7 @@ class _Loader(yaml.SafeLoader):
             try:  # JSON writes some characters as two escapes
                 node.value = node.value.encode("utf-16", "surrogatepass").decode("utf-16")
             except UnicodeDecodeError:
-                raise _Fault(line, "holds half a character", "write it whole") from None
+                raise _Fault(line, "contains an unpaired surrogate", "write it in full") from None
         return node
 
     def get_single_node(self) -> Node | None:
@@ -85,8 +85,8 @@ class _Loader(yaml.SafeLoader):
 def _make_int(loader: _Loader, node: ScalarNode) -> int:
     text = loader.construct_scalar(node)
     if len(text) > MAX_DIGITS:
-        why = f"holds a number of {len(text)} digits"
-        raise _Fault(node.start_mark.line + 1, why, "give a smaller one")
+        why = f"contains a number of {len(text)} digits"
+        raise _Fault(node.start_mark.line + 1, why, f"at most {MAX_DIGITS} are allowed")
     return int(text, 0 if text[:2] in {"0x", "0o"} else 10)
 
 
@@ -132,7 +132,7 @@ def find_recipe(recipe: Path | str) -> Path:
     known, path = shipped_recipes(), Path(recipe)
     if is_recipe_path(recipe):
         if path.stem in known and not path.exists():
-            hint = f"'{path.stem}' alone is the recipe that comes with this program"
+            hint = f"'{path.stem}', without the ending, is the recipe that comes with img2img"
             raise UsageError("recipe", recipe, "no such file", hint)
         return path
     if path.name in known:
@@ -141,7 +141,7 @@ def find_recipe(recipe: Path | str) -> Path:
     if path.is_file():
         hint = f"the file of that name is './{printable(path.name)}'"
     elif not hint.startswith("did"):
-        hint = "'img2img-data recipes' lists those that come with this program"
+        hint = "'img2img-data recipes' lists those that come with img2img"
     raise UsageError("recipe", recipe, "unknown", hint)
 
 
@@ -177,7 +177,7 @@ def read_sections(recipe: Path | str) -> Document:
 
 
 def read_value(text: str) -> Any:
-    """Return one value, written as behind a key in a file; ``ValueError`` if it is not YAML."""
+    """Return one value, written as after a key in a file; ``ValueError`` if it is not YAML."""
     try:
         return yaml.load(text, _Loader)
     except _Fault as fault:
@@ -192,7 +192,7 @@ def _text_of(path: Path) -> str:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data[: error.start].count(b"\n") + 1
-        raise _Fault(line, "holds bytes that are not UTF-8", "save the file as UTF-8") from None
+        raise _Fault(line, "contains bytes that are not UTF-8", "save the file as UTF-8") from None
 
 
 def _count(node: Node, known: dict[int, int], above: set[int]) -> int:
@@ -203,7 +203,7 @@ def _count(node: Node, known: dict[int, int], above: set[int]) -> int:
     """
     name, line = id(node), node.start_mark.line + 1
     if name in above:
-        raise _Fault(line, "an alias is inside of its own anchor", "remove it")
+        raise _Fault(line, "an alias is inside its own anchor", "remove it")
     if name not in known:
         above.add(name)
         if isinstance(node, MappingNode):
@@ -211,7 +211,7 @@ def _count(node: Node, known: dict[int, int], above: set[int]) -> int:
         known[name] = 1 + sum(_count(child, known, above) for _, _, child in _children(node))
         above.remove(name)
     if known[name] > MAX_VALUES:
-        raise _Fault(line, "its aliases unfold without bound", "write the values out")
+        raise _Fault(line, "its aliases expand to too many values", "write the values out")
     return known[name]
 
 
@@ -229,9 +229,9 @@ def _check_keys(node: MappingNode) -> None:
     for key, _ in node.value:
         line = key.start_mark.line + 1
         if not isinstance(key, ScalarNode):
-            raise _Fault(line, "a key is not a word", "write KEY: VALUE")
+            raise _Fault(line, "a key is not text", "write KEY: VALUE")
         if key.value in lines:
-            why = f"key '{printable(key.value)}' is given twice, in line {lines[key.value]} too"
+            why = f"key '{printable(key.value)}' appears twice, first in line {lines[key.value]}"
             raise _Fault(line, why, "keep one of them")
         lines[key.value] = line
         if key.tag != "tag:yaml.org,2002:merge":

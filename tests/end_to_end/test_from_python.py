@@ -369,7 +369,7 @@ def test_a_build_runs_beside_another_pool_of_joblib(home: Path) -> None:
         (("blur", "photos", "x"), {"sgma": 3}, "did you mean 'sigma'"),
         (("blur", "photos", "x"), {"source": "y"}, "'--source': not an option of 'blur'"),
         (("lab", "photos", "x"), {"sourc": "y"}, "'--sourc': not an option of 'lab'; choose"),
-        (("blur", "photos", "x"), {"dry_run": True}, "option 'dry_run': makes no corpus"),
+        (("blur", "photos", "x"), {"dry_run": True}, "option 'dry_run': would not make a corpus"),
         (("degrade", "photos", "x"), {"degradation": "gausian"}, "did you mean 'gaussian'"),
         (("blur", "nowhere", "x"), {}, "no such folder"),
     ],

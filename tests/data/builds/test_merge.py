@@ -147,7 +147,7 @@ def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("names", "output"),
     [
         ("1 3", "2/3"),
-        ("1 2 3 3", "is 3/3"),
+        ("1 2 3 3", "is shard 3/3"),
         ("1 2 sharp", "sigma"),
         ("1 2 plain", "is not a shard"),
         ("1 2 none", "holds no shard"),
@@ -171,7 +171,7 @@ def test_the_command_joins_shards_and_says_so(three: Path, tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
     output = run("merge", *parts, tmp_path / "out")
     assert "is complete: 20 sources" in output
-    assert "'verify' reads all" in output
+    assert "'verify' checks all" in output
     assert "verify" not in run("merge", *parts, tmp_path / "out")
     assert "verify" not in run("merge", *parts, tmp_path / "copied", "--copy")
     assert "2/3" in run("merge", parts[0], parts[2], tmp_path / "out", code=2)
@@ -231,7 +231,7 @@ def test_an_overwritten_file_is_named(copy: bool, three: Path, tmp_path: Path) -
     good, written = image.read_bytes(), (parts[1] / "corpus.json").stat().st_mtime_ns
     image.write_bytes(good[:-1] + b"x")
     os.utime(image, ns=(written + 1, written + 1))
-    with pytest.raises(CorpusError, match=f"{image.name}': is not what the shard's manifest says"):
+    with pytest.raises(CorpusError, match=f"{image.name}': does not match the shard's manifest"):
         merge(parts, tmp_path / "out", copy)
     image.write_bytes(good)
     merge(parts, tmp_path / "out", copy)
@@ -264,7 +264,7 @@ def test_copies_take_the_place_of_links_that_an_interrupted_merge_left(
     parts, out = with_a_copy(three, tmp_path), tmp_path / "out"
     last = max((parts[1] / "train" / "target").iterdir())
     last.rename(tmp_path / "away")
-    with pytest.raises(CorpusError, match="is missing in its shard"):
+    with pytest.raises(CorpusError, match="is missing from its shard"):
         merge(parts, out)
     links = [path for path in out.rglob("*.png") if path.stat().st_nlink > 1]
     assert links, "the merge ended after it had linked some files"

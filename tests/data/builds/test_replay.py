@@ -81,7 +81,7 @@ def test_what_is_made_can_be_kept(images: Path, tmp_path: Path) -> None:
     assert (tmp_path / "again.png").read_bytes() == (
         out / "train" / "input" / "002.png"
     ).read_bytes()
-    with pytest.raises(UsageError, match="exists already"):
+    with pytest.raises(UsageError, match="already exists"):
         replay_pair(out, "002", images, tmp_path / "again.png")
 
 
@@ -152,10 +152,10 @@ def test_a_row_that_lost_a_drawn_value_is_one_line(
             tmp_path / "out" / "train" / "metadata.jsonl",
             lambda row, left=left: row.update(drawn=left),
         )
-        with pytest.raises(CorpusError, match="does not fit its recipe"):
+        with pytest.raises(CorpusError, match="does not match its recipe"):
             replay_pair(tmp_path / "out", "000")
     rewrite(tmp_path / "out" / "train" / "metadata.jsonl", lambda row: row.pop("drawn"))
-    with pytest.raises(CorpusError, match="does not fit its recipe"):
+    with pytest.raises(CorpusError, match="does not match its recipe"):
         replay_pair(tmp_path / "out", "000")
 
 
@@ -236,7 +236,7 @@ def test_a_recipe_serves_degrade_and_build(tmp_path: Path) -> None:
             "line 4: key 'degradation.1.noise.sigm': unknown; did you mean 'sigma'",
         ),
         ("- noise:", "- nois:", "line 4: key 'degradation.1.nois': unknown; did you mean 'noise'"),
-        ("[30, 95]", "[95, 30]", "degradation.2.jpeg.quality': the range ends below its beginning"),
+        ("[30, 95]", "[95, 30]", "degradation.2.jpeg.quality': the range is reversed"),
         ("[30, 95]", "[30, 101]", "degradation.2.jpeg.quality'"),
         ("sigma: [0.2, 3]", "sigma: {low: 3}", "degradation.0.one-of.0.gaussian.sigma'"),
         ("weight: 2", "weight: heavy", "degradation.0.one-of.0.weight'"),

@@ -176,8 +176,8 @@ def test_the_first_clause_is_the_short_help() -> None:
     [
         (UsageError("folder", "x", "is missing"), 2, "error: folder 'x': is missing"),
         (DivergedError("loss", why="is not finite"), 3, "error: loss: is not finite"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command continues from here"),
-        (SystemExit(143), 143, "interrupted; the same command continues from here"),
+        (KeyboardInterrupt(), 130, "interrupted; run the same command again to continue"),
+        (SystemExit(143), 143, "interrupted; run the same command again to continue"),
         (SystemExit(1), 1, ""),
         (
             OSError(28, "No space left on device", "x"),
@@ -186,7 +186,7 @@ def test_the_first_clause_is_the_short_help() -> None:
         ),
         (ModuleNotFoundError("no", name="torch"), 2, "error: img2img-train: needs 'torch', which "),
         (MemoryError(), 1, "error: out of memory; "),
-        (ValueError("odd"), 1, "error: a fault of this program in test_commands.py, line "),
+        (ValueError("odd"), 1, "error: internal error in test_commands.py, line "),
     ],
 )
 def test_every_error_is_one_line_and_a_code(

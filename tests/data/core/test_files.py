@@ -110,11 +110,11 @@ def test_readers_never_see_half_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("number", "hint"),
     [
-        (errno.ENOSPC, "make room"),
+        (errno.ENOSPC, "free some space"),
         (errno.EMFILE, "raise the limit"),
         (errno.EAGAIN, "raise the limit"),
         (errno.EACCES, "check the path and its permissions"),
-        (errno.ENAMETOOLONG, "give a shorter name"),
+        (errno.ENAMETOOLONG, "choose a shorter name"),
     ],
 )
 def test_a_failed_write_says_what_to_do(number: int, hint: str) -> None:
@@ -126,7 +126,7 @@ def test_a_failed_write_says_what_to_do(number: int, hint: str) -> None:
 def test_only_a_regular_file_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "page.html").mkdir()
     for path in (tmp_path / "page.html", Path(os.devnull)):
-        with pytest.raises(UsageError, match="give another name"):
+        with pytest.raises(UsageError, match="choose another name"):
             write_atomically(path, b"x")
     with pytest.raises(OSError, match=r"page\.html"):
         write_atomically(tmp_path / "page.html", b"x", tmp_path / "temporary")

@@ -37,7 +37,7 @@ HOSTILE: dict[str, tuple[str, Callable[[], bytes]]] = {
     "no end": ("damaged or cut", lambda: GOOD[: 6 * BLOCK]),
     "cut in a header": ("damaged or cut", lambda: GOOD[: 4 * BLOCK + 100]),
     "cut in a file": ("ends within 'd/b.png'", lambda: GOOD[: 3 * BLOCK + 2]),
-    "no archive": ("expanded first", lambda: b"\x1f\x8b" + bytes(2000)),
+    "no archive": ("decompress a compressed archive first", lambda: b"\x1f\x8b" + bytes(2000)),
     "a name that is not UTF-8": ("not a plain name", lambda: archive("\udcff.png")),
     "a path for all": (
         "sets path",
