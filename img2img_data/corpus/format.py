@@ -299,10 +299,10 @@ def text_inside(folder: Path, name: object) -> str:
     """
     parts = name.split("/") if isinstance(name, str) else [".."]
     if ".." in parts or "" in parts or ":" in parts[0] or "\\" in str(name):
-        why = f"its manifest names a file outside of it: {name!r}"
+        why = f"its manifest names a file outside the corpus: {name!r}"
         raise CorpusError("corpus", folder, why, "do not use it")
     if link := first_link(folder, *parts[:-1]):
-        raise CorpusError("folder", link, LINKED, "put the folder itself there")
+        raise CorpusError("folder", link, LINKED, "replace it by the folder itself")
     return f"{folder}/{name}"
 
 

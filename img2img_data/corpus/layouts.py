@@ -105,7 +105,7 @@ def _images(
 ) -> Iterator[tuple[str, bytes, Rejection | None]]:
     """Yield (key, path relative to ``root``, rejection) of the images below one of its folders."""
     if link := first_link(root, *folder.split("/")):
-        raise UsageError("folder", link, LINKED, "put the folder itself there")
+        raise UsageError("folder", link, LINKED, "replace it by the folder itself")
     for item in list_folder(root / folder, follow_links=follow_links):
         path = os.fsencode(folder) + b"/" + item.path
         yield as_key(os.path.splitext(item.path)[0]), path, item.rejected
@@ -189,7 +189,7 @@ class TwoFoldersLayout(FolderLayout):
         if len(first) == len(second) == 1 and not (first[0][1] or second[0][1]):
             yield LayoutEntry(split, key, (first[0][0], second[0][0]))
             return
-        reason = ("unpaired", "no other half")
+        reason = ("unpaired", "the other half is missing")
         if len(first) > 1 or len(second) > 1:
             reason = ("ambiguous-pair", "more than one file has this name")
         for side, files in enumerate((first, second)):
@@ -278,7 +278,7 @@ class HuggingFaceLayout(FolderLayout):
         if [*found] == ["file_name"]:
             raise no_pairs(path.parent)
         shown = ", ".join(printable(c) for c in found) or "none"
-        why = f"does not tell input from target (*_file_name columns: {shown})"
+        why = f"does not say which column is the input (*_file_name columns: {shown})"
         raise UsageError("list", path, why, "name them input_file_name and target_file_name")
 
     @staticmethod

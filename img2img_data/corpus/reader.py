@@ -110,7 +110,7 @@ class Corpus:
     @property
     def kept(self) -> dict[str, int]:
         """Numbers of rows of each split that corpus.json states, {} if it states none."""
-        # corpus.json may come from a stranger, so no type is taken for granted.
+        # corpus.json is untrusted, so no type is taken for granted.
         counts = self.info.get("counts")
         kept = counts.get("kept") if isinstance(counts, dict) else None
         stated = kept.items() if isinstance(kept, dict) else ()
@@ -122,7 +122,7 @@ class Corpus:
         Raises ``CorpusError`` if the corpus is unpaired, ``UsageError`` if it has no such split.
         """
         if self.kind == "unpaired":
-            raise CorpusError("corpus", self.root, "is unpaired", "use a paired one here")
+            raise CorpusError("corpus", self.root, "is unpaired", "use a paired corpus here")
         if split not in self.by_split:
             raise no_split(self, split)
         return self.by_split[split]
@@ -165,7 +165,7 @@ class Corpus:
             raise CorpusError("image", path, str(rejected), hint) from None
         if exact and "depth" in image.notes:
             why = "has 16 bits per sample, but the folder does not state its depth"
-            hint = "make a corpus of the folder with 'img2img-data import'"
+            hint = "make a corpus from the folder with 'img2img-data import'"
             raise CorpusError("image", path, why, hint)
         return image.pixels
 
@@ -182,11 +182,11 @@ def not_a_corpus(root: Path) -> Img2ImgError:
         return no_folder(root)
     # BUILDING of runner.build_folder, which this room must not import.
     if (root / ".building").is_dir():
-        return CorpusError("corpus", root, "is unfinished", "run the command that builds it again")
+        return CorpusError("corpus", root, "is unfinished", "run its command again")
     if corpus_format.is_run(root):
         why, hint = "is a run, not a corpus", "give the corpus that it was trained on"
     elif find_layout(root):
-        why, hint = "is not a corpus", "'img2img-data import' makes one of it"
+        why, hint = "is not a corpus", "'img2img-data import' makes one"
     elif any(map(is_image_name, os.listdir(os.fsencode(root)))):
         return no_pairs(root)
     else:
@@ -277,7 +277,7 @@ def manifests_of(corpus: Corpus) -> dict[str, Path]:
     found = {path.parent.name: path for path in corpus.manifests}
     lost = sorted(split for split, count in corpus.kept.items() if count and split not in found)
     if lost:
-        why = f"has lost the manifest of '{printable(lost[0])}'"
+        why = f"has no manifest of split '{printable(lost[0])}'"
         hint = "see 'img2img-data verify', or build it again"
         raise CorpusError("corpus", corpus.root, why, hint)
     return found

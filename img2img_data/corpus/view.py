@@ -83,7 +83,7 @@ class ImagePair:
 
 
 def view_row(corpus: Corpus, make: Callable[[Row], Pair], row: Row) -> ImagePair:
-    """Return the pair of a row. A function, so that workers that load images can be given it."""
+    """Return the pair of a row. A function, so that it can be sent to workers that load images."""
     return ImagePair(corpus, make(row))
 
 

@@ -34,7 +34,7 @@ _UNSUPPORTED: Final[dict[str, str]] = {
     "ToRGB": "changes the channels",
 }
 
-# The defaults of albumentations move the image against its target; these do not.
+# With these settings the image stays aligned with its target; with the defaults it does not.
 _DEFAULTS: Final[dict[str, dict[str, Any]]] = {
     "MotionBlur": {"allow_shifted": False, "direction_range": (0.0, 0.0)}
 }
@@ -96,7 +96,7 @@ class Albumentations(Degradation):
             return name
         if not hasattr(_library(), name):
             raise InvalidKeyError([name], "unknown", did_you_mean(name, known))
-        why = "would move the image against its target, or is not a transform"
+        why = "would move the image relative to its target, or is not a transform"
         raise InvalidKeyError([name], _UNSUPPORTED.get(name, why), "choose another")
 
     @field_validator("parameters")
@@ -123,7 +123,7 @@ class Albumentations(Degradation):
     def _check_version(cls, version: str) -> str:
         installed = str(_library().__version__)
         if version not in {"", installed}:
-            why = f"{version} of albumentations is asked for, {installed} is installed"
+            why = f"albumentations {version} is required, but {installed} is installed"
             hint = f"pip install albumentations=={version}, or leave the key out"
             raise InvalidKeyError(["version"], why, hint)
         return installed
@@ -199,7 +199,7 @@ def _first_message(error: Exception) -> str:
 
 @functools.cache
 def _library() -> Any:
-    # Before the import: it asks the network for a newer version otherwise.
+    # Before the import, which otherwise asks the network for a newer version.
     os.environ["NO_ALBUMENTATIONS_UPDATE"] = "1"
     name = "albumentations"
     return load_extra(name, name, "degradation", name)

@@ -82,9 +82,9 @@ class Uniform:
         if not math.isfinite(low) or not math.isfinite(high):
             raise ValueError("is not finite")
         if low > high:
-            raise ValueError(f"the range ends below its beginning, {low:g} > {high:g}")
+            raise ValueError(f"the range is reversed: {low:g} > {high:g}")
         if self.log and low <= 0:
-            raise ValueError("a logarithmic range begins above 0")
+            raise ValueError("a logarithmic range must start above 0")
         object.__setattr__(self, "low", self._checked(low))
         object.__setattr__(self, "high", self._checked(high))
 
@@ -259,8 +259,8 @@ class Degradation(FrozenModel):
 
         ``image`` is H x W or H x W x C of uint8, uint16 or float32 in [0, 1], with 1 to 4 channels,
         or a PIL image of mode L or RGB; the copy has its shape and dtype. Equal seeds
-        draw equal parameters, as the default does in each call; None draws others in each. Raises
-        UsageError for an array of other axes, types or values.
+        draw equal parameters, so by default all calls do; None draws new ones in each call. Raises
+        UsageError for an array with other axes, types or values.
         """
         mode = getattr(image, "mode", None)
         hint = "give H x W or H x W x C, uint8, uint16 or float32 in [0, 1]"
@@ -334,7 +334,7 @@ class Degradation(FrozenModel):
         return np.stack([self.apply(channel, **drawn) for channel in channels], -1)
 
     def degrade(self, image: FloatImage, **drawn: Any) -> Image:
-        """Return the degraded image, H x W x C in [0, 1]. ``image`` is a copy, free to change."""
+        """Return the degraded image, H x W x C in [0, 1]. ``image`` is a copy, safe to modify."""
         raise NotImplementedError
 
 

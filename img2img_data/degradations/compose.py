@@ -118,7 +118,7 @@ class OneOf(Composite):
         if self.weights and len(self.weights) != len(self.steps):
             raise ValueError(f"{len(self.weights)} weights for {len(self.steps)} steps")
         if self.weights and (min(self.weights) < 0 or not 0 < sum(self.weights) < float("inf")):
-            raise ValueError("weights are 0 or more, and not all 0")
+            raise ValueError("weights must be 0 or more, and not all 0")
         return self
 
     def draw(self, rng: Rng) -> dict[str, float]:
@@ -165,9 +165,9 @@ class AtScale(Composite):
     scale: Uniform = parameter(0.25, gt=0.01, le=4)
     """size of each side, relative to the image; 1 is the same"""
     down: resample.Interpolations = ("area",)
-    """interpolation when shrinking; one of several is drawn per image"""
+    """interpolation when shrinking; of several, each image draws one"""
     up: resample.Interpolations = ("linear",)
-    """interpolation when enlarging; one of several is drawn per image"""
+    """interpolation when enlarging; of several, each image draws one"""
     identity_settings: ClassVar = {"scale": 1}
     # About half the size, with drawn interpolations.
     _several: ClassVar = {"down": ["area", "linear"], "up": ["linear", "cubic"]}

@@ -35,7 +35,7 @@ class Codec(Degradation):
         Raises ``Rejected`` if a side is too long.
         """
         if max(image.shape[:2]) > self.max_side:
-            raise Rejected("too-many-pixels", f"the format holds {self.max_side:,} pixels a side")
+            raise Rejected("too-many-pixels", f"the format allows {self.max_side:,} pixels a side")
         if image.ndim == 3 and image.shape[2] not in {1, 3}:
             return self._by_channel(image, **drawn)
         deep = image if image.ndim == 3 else image[..., None]

@@ -63,9 +63,9 @@ class Resize(Degradation):
     factor: Uniform = parameter(4.0, ge=1, le=64)
     """factor by which each side shrinks before it is enlarged again"""
     down: Interpolations = ("area",)
-    """interpolation when shrinking; one of several is drawn per image"""
+    """interpolation when shrinking; of several, each image draws one"""
     up: Interpolations = ("linear",)
-    """interpolation when enlarging; one of several is drawn per image"""
+    """interpolation when enlarging; of several, each image draws one"""
     identity_settings: ClassVar = {"factor": 1}
 
     def draw(self, rng: Rng) -> dict[str, float]:

@@ -95,8 +95,8 @@ def parse_spec(content: Any, place: Place) -> PipelineStep:
         raise place.error([], why, "write {kind: {setting: value}}, or a list of such")
     names = [key for key in content if key not in _STEP_KEYS]
     if len(names) != 1:
-        count = f"holds {len(names)} kinds ({', '.join(map(str, names))})"
-        why = count if names else "names no kind"
+        count = f"has {len(names)} kinds ({', '.join(map(str, names))})"
+        why = count if names else "has no kind"
         raise place.error([], why, "a step has one kind; start each with '- '")
     kind = str(names[0])
     step = PipelineStep(kind, _parse_kind(kind, content[names[0]], place.below(kind)))
@@ -158,12 +158,12 @@ def _parse_composite(cls: type[Composite], settings: Any, place: Place) -> Degra
     if unknown is not None:
         raise place.error([str(unknown)], "unknown", did_you_mean(str(unknown), cls.model_fields))
     if not isinstance(values.get("steps"), list):
-        hint = "write them under 'steps', or as a list if that is all"
+        hint = "write them under 'steps', or as a plain list"
         raise place.error([], "has no list of steps", hint)
     inner = place if short else place.below("steps")
     parsed = _parse_steps(values["steps"], inner, weighted=issubclass(cls, OneOf))
     if "weights" in parsed and values.get("weights"):
-        raise place.error(["weights"], "is given at the steps too", "keep one of the two")
+        raise place.error(["weights"], "is also given in the steps", "keep one of them")
     return build_model(cls, {**values, **parsed}, place)
 
 
@@ -174,10 +174,10 @@ def _parse_steps(content: list[Any], place: Place, weighted: bool = False) -> di
     for number, weight in enumerate(weights):
         keys = [str(number), "weight"]
         if weight is not None and not weighted:
-            raise place.error(keys, "has no meaning here", "weights belong to the steps of one-of")
+            raise place.error(keys, "has no effect here", "weights belong to the steps of one-of")
         if weight is not None and not is_number(weight):
             why = f"is not a number (got {weight!r})"
-            raise place.error(keys, why, "1 is as often as the others")
+            raise place.error(keys, why, "1 is as frequent as a step without a weight")
     if all(weight is None for weight in weights):
         return {"steps": steps}
     return {"steps": steps, "weights": [1.0 if weight is None else weight for weight in weights]}
@@ -206,7 +206,7 @@ def describe_degradations(name: str = "") -> Iterator[str]:
             first, *_ = (cls.__doc__ or "").strip().split("\n")  # python -OO leaves no docstrings
             yield f"{kind:<{width}}  {first}"
         some = ", ".join(line.partition(":")[0] for line in SUGGESTED)
-        yield f"Of albumentations: {some}, ...; 'degradations albumentations' has a line of each"
+        yield f"From albumentations: {some}, ...; 'degradations albumentations' lists them"
         return
     cls = find_degradation(name)
     border = f" Beyond its border the image is {cls.border}." if cls.border else ""

@@ -229,7 +229,7 @@ class LMDBFormat(BasicSRFormat):
         except lmdb.Error as error:
             # LMDB reports a write that a full disk or a limit cut short as an input/output error.
             why = f"{error}: no space left, or a file size limit"
-            raise Img2ImgError("cannot write", final, why, "make room and run it again") from None
+            raise Img2ImgError("cannot write", final, why, "free space and run it again") from None
 
 
 def _meta_line(exported: ExportedPair, half: int, channels: int) -> str:
@@ -371,7 +371,7 @@ def _exported(rows: Sequence[Pair], result: Mapping[str, Any]) -> ExportedPair:
 
 
 def _lost(task: NumberedPair, reason: str) -> WrittenFiles:
-    why = f"{reason}: its worker process ended twice"
+    why = f"{reason}: its worker process died twice"
     raise Img2ImgError("image", task[1].input, why, "check the file")
 
 
@@ -399,7 +399,7 @@ def _content(job: ExportJob, pair: Pair, content: Content) -> EncodedImage:
         for path, column in columns.items():
             read_listed(path, pair.row, "file_name" if combined else column)
         if halves[0].shape[:2] != halves[1].shape[:2]:
-            raise CorpusError("image", pair.input, "is of another size than its target", VERIFY)
+            raise CorpusError("image", pair.input, "differs in size from its target", VERIFY)
         first, second = reversed(halves) if job.swapped else halves
         parts = {"input": (first,), "target": (second,), "both": (first, second)}[content]
         return io.encode(np.hstack(parts), "png"), ".png", first.shape[:2]

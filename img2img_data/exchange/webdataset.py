@@ -53,7 +53,7 @@ LARGEST_SAMPLE: Final = 8
 """Members of one sample."""
 VERIFY: Final = "check the corpus with 'img2img-data verify'"
 _REPACK: Final = "pack the corpus again"
-_REFETCH: Final = "fetch it again"
+_REFETCH: Final = "download it again"
 Split = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 SampleFiles = list[tuple[str, Callable[[], bytes]]]
 """(name in the split's folder, function that reads the bytes)."""
@@ -102,10 +102,10 @@ def pack_corpus(
     counts = Counter({split: jsonl.count_rows(path) for split, path in manifests.items()})
     skipped = sorted(p.name for p in root.iterdir() if p.name not in {*PAGES, *manifests})
     if skipped:
-        echo(f"not packed, because no manifest names it: {printable(', '.join(skipped))}")
+        echo(f"not packed, because no manifest lists it: {printable(', '.join(skipped))}")
     if dry_run:
         rows = f"{counts.total():,} rows of {', '.join(counts)}"
-        echo(f"would pack {rows} in '{out}'; nothing was written")
+        echo(f"would pack {rows} into '{out}'; nothing was written")
         return Report()
     digest = sha256()
     for path in (root / corpus_format.CORPUS_FILE, *manifests.values()):
@@ -281,7 +281,7 @@ def _write_corpus(root: Path, folder: BuildFolder, index: ShardIndex, count: Cou
 def _read_index(root: Path) -> ShardIndex:
     if not root.is_dir():
         why = "is a file, not a folder of shards" if root.exists() else "no such folder"
-        raise ArchiveError("shards", root, why, "give the folder that 'img2img-data pack' wrote")
+        raise ArchiveError("shards", root, why, "give a folder that 'img2img-data pack' wrote")
     path = root / INDEX_FILE
     if not path.is_file():
         hint = "'img2img-data import --format webdataset' reads shards of other generators"
@@ -291,14 +291,14 @@ def _read_index(root: Path) -> ShardIndex:
     except (ValidationError, Rejected, RecursionError):
         raise ArchiveError("index", path, "is damaged", _REPACK) from None
     if index.format != SHARDS_FORMAT:
-        why = f"has format {index.format}, this version reads {SHARDS_FORMAT}"
+        why = f"has format {index.format}, but this version reads {SHARDS_FORMAT}"
         raise ArchiveError("index", path, why, "use the version that packed it")
     listed = dict.fromkeys(index.splits, 0)
     for shard in index.shards:
         listed[shard.split] = listed.get(shard.split, 0) + shard.nsamples
     urls = {shard.url for shard in index.shards}
     if listed != index.splits or len(urls) < len(index.shards):
-        raise ArchiveError("index", path, "contradicts itself about its shards", _REPACK)
+        raise ArchiveError("index", path, "is inconsistent about its shards", _REPACK)
     if corpus_format.CORPUS_FILE not in index.files or not set(index.files) <= set(PAGES):
         raise ArchiveError("index", path, "does not list corpus.json", _REPACK)
     for name, stated in index.files.items():
@@ -321,7 +321,7 @@ def _checked_samples(root: Path, index: ShardIndex) -> Iterator[None]:
                     raise ArchiveError("shard", path, f"has '{printable(name)}' twice", tar.UNSAFE)
             yield
         if count != shard.nsamples:
-            why = f"has {count} rows, the index states {shard.nsamples}"
+            why = f"has {count} rows, but the index states {shard.nsamples}"
             raise ArchiveError("shard", path, why, _REFETCH)
 
 
@@ -341,7 +341,7 @@ def _samples(path: Path) -> Iterator[tuple[bytes, SampleFiles]]:
     for prefix, group in webdataset_samples(path):
         too_big = next((m for m in group.values() if m.size > io.MAX_BYTES), None)
         if too_big or len(group) > LARGEST_SAMPLE:
-            raise ArchiveError("shard", path, f"'{printable(prefix)}' in it is too big", tar.UNSAFE)
+            raise ArchiveError("shard", path, f"'{printable(prefix)}' is too large", tar.UNSAFE)
         yield _sample(path, prefix, group)
 
 

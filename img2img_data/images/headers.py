@@ -1,8 +1,8 @@
 """Headers of image files: format, size, orientation and sample layout, before decoding.
 
 A few dozen bytes decide whether a file is an image, of which format and size, and how it must be
-decoded, so that no decoder ever allocates memory for a lie, warns about a comment or expands a text
-chunk. Whatever is wrong raises ``Rejected``.
+decoded, so that no decoder ever allocates memory for a false size, warns about a comment or expands
+a text chunk. Whatever is wrong raises ``Rejected``.
 
 Formats: JPEG (ITU T.81), PNG (W3C, third edition), WebP (RFC 9649), GIF89a, BMP, TIFF 6.0, binary
 PGM and PPM (netpbm); by Pillow AVIF, HEIC, JPEG 2000, TGA, QOI and ICO. Files of the first three
@@ -107,7 +107,7 @@ def read_header(data: bytes) -> Header:
             return found
     for name, signature in OTHER_FORMATS.items():
         if re.match(signature, data, re.DOTALL):
-            raise Rejected("unsupported-format", f"{name} is not read; convert it to PNG")
+            raise Rejected("unsupported-format", f"{name} is not supported; convert it to PNG")
     raise Rejected("not-an-image" if data else "empty")
 
 
@@ -165,7 +165,7 @@ def jpeg_header(data: bytes) -> Header:
     if not frame:
         raise Rejected("corrupt", "a scan without a frame")
     if frame == 0xC2 and data.count(b"\xff\xda", last) > MAX_SCANS:
-        raise Rejected("corrupt", "a progressive image of absurdly many scans")
+        raise Rejected("corrupt", "a progressive image with too many scans")
     if found.plain:
         after = AFTER_SCAN.search(data, last)
         found.plain = after is not None and data[after.start() :] == b"\xff\xd9"
@@ -178,7 +178,7 @@ def _read_jpeg_frame(found: Header, frame: int, body: bytes) -> None:
     precision, found.height, found.width, components = struct.unpack(">BHHB", body[:6])
     if precision != 8:
         reason = "unsupported-depth" if frame != 0xC0 else "corrupt"
-        raise Rejected(reason, f"{precision} bits a sample")
+        raise Rejected(reason, f"{precision} bits per sample")
     if frame in LOSSLESS_FRAMES:
         raise Rejected("unsupported-format", "lossless JPEG")
     found.notes |= {1: {"gray"}, 4: {"cmyk"}}.get(components, set())
@@ -360,10 +360,10 @@ def bmp_header(data: bytes) -> Header:
         reason = "unsupported-format" if length == 16 else "not-an-image"
         raise Rejected(reason, f"a bitmap header of {length} bytes")
     if packing in BMP_PACKINGS or bits == 2 or (packing, bits) == (3, 1):  # 3, 1: a fax of OS/2
-        why = BMP_PACKINGS.get(packing, f"{bits} bits a pixel, packing {packing}")
+        why = BMP_PACKINGS.get(packing, f"{bits} bits per pixel, packing {packing}")
         raise Rejected("unsupported-format", f"a bitmap of {why}")
     if width < 0 or bits not in (1, 4, 8, 16, 24, 32):
-        raise Rejected("corrupt", f"width {width}, {bits} bits a pixel")
+        raise Rejected("corrupt", f"width {width}, {bits} bits per pixel")
     found = Header("bmp", width, abs(height), as_color=True)
     if bits <= 8:
         found.notes.add("palette")
@@ -489,8 +489,8 @@ def _check_tiff_layout(found: Header, tags: Directory) -> None:
     if (depths, formats) not in (({1}, {1}), ({8}, {1}), ({16}, {1}), ({32}, {3})):
         words = " and ".join(SAMPLE_FORMATS.get(f, f"format {f}") for f in sorted(formats))
         bits = " and ".join(map(str, sorted(depths)))
-        raise Rejected("unsupported-depth", f"TIFF, {bits} bits a sample, {words}")
-    layout = f"TIFF, {_name_of(PHOTOMETRIC, photometric)}, {samples} samples a pixel"
+        raise Rejected("unsupported-depth", f"TIFF, {bits} bits per sample, {words}")
+    layout = f"TIFF, {_name_of(PHOTOMETRIC, photometric)}, {samples} samples per pixel"
     if samples > 4 or photometric not in PHOTOMETRICS or (photometric == 2 and samples < 3):
         raise Rejected("unsupported-format", layout)
     if depth > 8 and (planar or (photometric, samples) not in ((1, 1), (2, 3), (2, 4))):
@@ -550,7 +550,7 @@ def pillow_image(data: bytes, name: str) -> Iterator[Any]:
     from PIL import Image, UnidentifiedImageError
 
     try:
-        # Its limit and its warnings are the policy's business.
+        # Limits are set by the policy, not by Pillow.
         with warnings.catch_warnings(action="ignore"):
             if name == "HEIF":
                 importlib.import_module("pillow_heif").register_heif_opener()
@@ -560,7 +560,7 @@ def pillow_image(data: bytes, name: str) -> Iterator[Any]:
         why = f"HEIC needs an extra; {install_hint('heif')}"
         raise Rejected("unsupported-format", why) from None
     except Image.DecompressionBombError:
-        raise Rejected("too-many-pixels", "more than its header or Pillow allows") from None
+        raise Rejected("too-many-pixels", "more than the header states or Pillow allows") from None
     except UnidentifiedImageError:  # its text holds an address, which would differ from run to run
         raise Rejected("corrupt", f"not a readable {name} image") from None
     except Exception as error:

@@ -1,7 +1,7 @@
 """Reading, resizing and writing images: the only module that opens image files.
 
 One policy for every image and for both halves of a pair. The content decides, never the name. An
-image that is cut, damaged or lying is rejected, never half read. It comes out upright, opaque, RGB,
+image that is cut or damaged is rejected, never read in part. It comes out upright, opaque, RGB,
 8 bit, unless a ``ReadPolicy`` asks for 16 bit, one channel or RGBA: 16-bit samples divided by 257
 and rounded, float ones clipped to 0..1, palettes and gray expanded, transparency composited on
 white, CMYK converted by the plain formula, the first of several frames taken; every change is
@@ -135,7 +135,7 @@ def size_of(path: bytes | str | Path) -> tuple[int, int]:
 
 
 def check_size(width: int, height: int, policy: ReadPolicy = DEFAULT_POLICY) -> None:
-    """Raise ``Rejected`` if an image of this size is not read."""
+    """Raise ``Rejected`` if an image of this size is not supported."""
     if not (width and height):
         raise Rejected("corrupt", f"{width} x {height} pixels")
     check_pixels(width, height, limit=policy.max_pixels)
@@ -184,7 +184,7 @@ def _decode_opencv(data: bytes, found: Header) -> Pixels:
         reason = "out-of-memory" if lacks_memory(error) else "corrupt"
         raise Rejected(reason, str(error.err)[:200]) from None
     if raw is None or raw.shape[:2] != (found.height, found.width):
-        raise Rejected("corrupt", "the decoder gave up: its data or checksums are damaged")
+        raise Rejected("corrupt", "the data or checksums are damaged")
     return raw
 
 
@@ -197,7 +197,7 @@ def _decode_pillow(data: bytes, found: Header) -> Pixels:
         transparent = "transparency" in image.info or image.mode in ("RGBA", "LA", "PA")
         found.alpha = "straight" if transparent else "none"
         if image.size != size:
-            raise ValueError("a frame larger than the screen")
+            raise ValueError("a frame larger than the logical screen")
         if image.mode == "I;16":
             return np.asarray(image)
         pixels = np.asarray(image.convert("RGBA"))
@@ -309,7 +309,7 @@ def cut(pixels: Pixels, place: Sequence[int], size: tuple[int, int]) -> Pixels:
     if (width, height) == size and not left + top:
         return pixels
     if left + size[0] > width or top + size[1] > height:
-        raise Rejected("size", f"{width} x {height}, without the tile at {left}, {top}")
+        raise Rejected("size", f"{width} x {height}, too small for the tile at {left}, {top}")
     return pixels[top : top + size[1], left : left + size[0]].copy()
 
 

@@ -187,7 +187,7 @@ def to_array(image: Any, hint: str) -> Pixels:
     try:
         return np.asarray(image)
     except (RuntimeError, TypeError, ValueError) as error:
-        why = f"cannot become an array: {printable(error).rstrip('.')}"
+        why = f"cannot be converted to an array: {printable(error).rstrip('.')}"
         raise UsageError("image", None, why, hint) from None
 
 

@@ -562,7 +562,7 @@ def test_the_suggested_transforms_work(line: str) -> None:
         ({"Rotate": {"limit": 10}}, "albumentations.Rotate': would move the image"),
         ({"TextImage": {"font_path": "/etc/passwd"}}, "needs a font file"),
         ({}, "albumentations.transform': missing"),
-        ({"transform": "Blur", "version": "1.0"}, "version': 1.0 of albumentations is asked for"),
+        ({"transform": "Blur", "version": "1.0"}, "version': albumentations 1.0 is required"),
     ],
 )
 def test_a_wrong_transform_is_one_line(settings: dict[str, object], message: str) -> None:

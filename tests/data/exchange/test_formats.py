@@ -260,7 +260,7 @@ def test_a_pair_whose_input_got_another_size_is_not_exported(digest: bool, tmp_p
     manifest = tmp_path / "c" / "train" / "metadata.jsonl"
     if not digest:
         manifest.write_text(manifest.read_text().replace("input_sha256", "other"))
-    expected = "does not match its row" if digest else "is of another size than its target"
+    expected = "does not match its row" if digest else "differs in size from its target"
     with pytest.raises(CorpusError, match=f"{expected}; check the corpus with"):
         step("export", tmp_path / "c", tmp_path / "out", format="pix2pix")
 
@@ -737,9 +737,9 @@ def test_names_with_the_same_key_stay_apart(tmp_path: Path) -> None:
         ({"metadata.jsonl": "{"}, "auto", "line 1"),
         ({"metadata.jsonl": "[" * 99_999}, "auto", "line 1"),
         ({"metadata.jsonl": '{"file_name": "x.png"}\n'}, "auto", "holds images, not pairs"),
-        ({"metadata.csv": 'a,"b\n",1\nx,y\n'}, "hf", "input from target"),
+        ({"metadata.csv": 'a,"b\n",1\nx,y\n'}, "hf", "which column is the input"),
         ({"x.tar": b"hello" * 500}, "auto", "not a plain tar"),
-        ({"corpus.json": "{}", "train/x.png": BOTH}, "auto", "corpus already"),
+        ({"corpus.json": "{}", "train/x.png": BOTH}, "auto", "already a corpus"),
     ],
 )
 def test_a_wrong_folder_is_one_line(

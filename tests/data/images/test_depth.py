@@ -180,7 +180,7 @@ def test_16_bit_sources_of_an_8_bit_corpus_are_noted_and_counted(tmp_path: Path)
     (tmp_path / "a" / "float.tif").write_bytes(tiff(deep(9).astype(np.float32) / 65535 * 1.5))
     output = run("blur", tmp_path / "a", tmp_path / "out", "--jobs", 1)
     assert (
-        "8 images were 16 bit or float and became 8 bit; png keeps that, in a corpus with --bits 16"
+        "8 images were 16 bit or float and became 8 bit; --bits 16 keeps that, in png files"
         in output
     )
     assert "1 image was float with samples outside 0..1" in output
