@@ -41,7 +41,7 @@ def write_contact_sheet(
         pixels = io.decode(read_named("image", image, MAX_BYTES)).pixels
     except Rejected as rejected:
         why = f"cannot be used: {REASONS[rejected.reason]}"
-        raise UsageError("image", image, why, "give another one") from None
+        raise UsageError("image", image, why, "use another image") from None
     # Cropped, not scaled: scaling would hide the noise and the blur that the sheet is about.
     top, left = (max(0, (length - side) // 2) for length in pixels.shape[:2])
     clean = np.ascontiguousarray(pixels[top : top + side, left : left + side])

@@ -1,4 +1,4 @@
-"""Leakage: images of one split with a copy in another, which makes scores too good."""
+"""Leakage: images of one split with a copy in another, which inflates scores."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def find_leaks(
     Pairs from one source are compared by their targets, pairs from two sources by both halves, and
     unpaired corpora by all images of both domains together. Each image is listed with its nearest
     copy in every earlier split (train, val, test, then by name). ``distance``: largest number of
-    differing bits, as in ``duplicates``. ``jobs`` 0: every core. ``mirrored``: compare mirrored and
+    differing bits, as in ``duplicates``. ``jobs`` 0: all cores. ``mirrored``: compare mirrored and
     turned images too. Memory: names and 37 bytes per image, or per each of 8 turns. Raises
     ``CorpusError``.
     """

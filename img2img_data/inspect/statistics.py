@@ -22,7 +22,7 @@ from img2img_data.corpus.format import REJECTED_FILE, hash64
 from img2img_data.corpus.reader import Corpus, Pair, iter_pairs
 
 MAX_NAMES: Final = 200
-"""Different names that are counted per section. Rows come from strangers too, so it is bounded."""
+"""Different names that are counted per section. Bounded, because rows may be untrusted."""
 MAX_WORDS: Final = 64
 """Different words that are counted per name."""
 LARGEST: Final = 1e100

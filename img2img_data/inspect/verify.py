@@ -31,7 +31,7 @@ PROBLEMS: Final = {
     "missing": "named by the manifest, but not there",
     "extra": "not named by the manifest",
     "unreadable": "not a complete image",
-    "changed": "its bytes differ from those that were built",
+    "changed": "its bytes differ from those that were written",
     "size": "its size differs from the manifest",
     "samples": "its depth or number of channels differs from corpus.json",
     "misaligned": "its halves are shifted by more than --max-shift",
@@ -176,8 +176,8 @@ def mismatch(root: Path) -> list[str]:
     own, others = np.median(doubts, axis=0) if 3 * len(doubts) >= COMPARED else (0, 1)
     if own <= max(LEAST_DOUBT, MISMATCH * others):
         return []
-    why = f"no better than others (median doubt {own:.2f}, of others {others:.2f})"
-    hint = "is one folder numbered differently? 'img2img-data show' shows them"
+    why = f"no better than those of different pairs (median doubt {own:.2f} and {others:.2f})"
+    hint = "is one folder numbered differently? 'img2img-data show' shows the pairs"
     return [f"the images of a pair fit each other {why}; {hint}"]
 
 

@@ -55,12 +55,12 @@ SHOWN: Final = 10
 PAIRING_REASONS: Final = frozenset({"unpaired", "ambiguous-pair"})
 CONVERTED: Final[dict[str, str]] = {
     "first-frame": "the first of several frames or pages, which source_frames in a row counts",
-    "depth": "16 bit or float and became 8 bit; png keeps that, in a corpus with --bits 16",
+    "depth": "16 bit or float and became 8 bit; --bits 16 keeps that, in png files",
     "float": "float and became 16 bit",
     "clipped": "float with samples outside 0..1, which were clipped",
     "widened": "8 bit and became 16 bit, multiplied by 257",
     "luma": "in color and became gray; --channels rgb keeps that",
-    "alpha": "transparent and composited on white; --alpha reject lists what shows any",
+    "alpha": "transparent and composited on white; --alpha reject lists those that are",
     "profile": "tagged with an ICC profile, which was ignored",
 }
 """Notes of images that a summary counts; the texts follow "was" or "were"."""
@@ -258,7 +258,7 @@ class BuildFolder:
         return "new"
 
     def fill(self, recipe: Recipe, roots: Sequence[bytes], write: Callable[[], object]) -> bool:
-        """Lock the folder and let ``write`` complete it; return False if it was complete already.
+        """Lock the folder and let ``write`` complete it; return False if it was already complete.
 
         For runs that continue from their files alone: if ``write`` raises before it wrote any,
         another recipe may use the folder. Raises ``UsageError`` like ``state``.
@@ -419,7 +419,7 @@ class BuildFolder:
         ((reason, count),) = report.rejected.most_common(1)
         rows = (json.loads(line) for _, line in report.shown)
         detail = next((f", as {r['source']}" for r in rows if r["reason"] == reason), "")
-        why = f"{count:,} of {report.total:,} images are rejected with '{reason}'"
+        why = f"{count:,} of {report.total:,} images were rejected with '{reason}'"
         why = f"{why} ({REASONS[reason]}){detail}"
         return NothingKeptError(reason, self.root, why, f"{REJECTED_FILE} lists all")
 

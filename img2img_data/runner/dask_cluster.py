@@ -77,7 +77,7 @@ def connected(scheduler: str | None) -> Iterator[Client]:
 
 
 async def _check_scheduler(scheduler: str) -> None:
-    # A ``Client`` that cannot connect prints further complaints when it is garbage-collected.
+    # A ``Client`` that cannot connect logs further errors when it is garbage-collected.
     from distributed import Security
     from distributed.comm import connect
 
@@ -178,8 +178,8 @@ class ClusterPool(TaskPool[TaskT, ResultT]):
             why, hint = f"a worker lacks {error.name}", "install the same img2img there"
             raise UsageError("scheduler", address, why, hint) from None
         except (CancelledError, OSError):
-            hint = "start it and run the same command again, it continues"
-            raise Img2ImgError("scheduler", address, "went away", hint) from None
+            hint = "start it, then run the same command again to continue"
+            raise Img2ImgError("scheduler", address, "is gone", hint) from None
 
 
 @functools.cache

@@ -231,7 +231,7 @@ class Plan:
         for task in (self._task(position, position) for position in noted):
             group = group_of(task.group_path, task.tags, group_by)
             if task.group_path and groups.setdefault(task.group_path, group) != group:
-                why = f"pairs that share '{printable(task.group_path)}' have several values"
+                why = f"pairs that share '{printable(task.group_path)}' have different values"
                 raise UsageError("option", f"--group-by {group_by}", why, "give them one value")
 
     def names_digest(self) -> str:
@@ -456,8 +456,8 @@ def parse_split(text: str) -> Mapping[str, float]:
         with suppress(ValueError):
             shares[name] = float(number)
         if not _SPLIT_NAME.fullmatch(name) or not 0 <= shares.get(name, -1) <= 1:
-            example = "as in train=0.8,val=0.1,test=0.1, nor 'folder' or tag:NAME"
-            raise ValueError(f"'{part}' is not NAME=SHARE (0 to 1), {example}")
+            example = "use train=0.8,val=0.1,test=0.1, 'folder' or tag:NAME"
+            raise ValueError(f"'{part}' is not NAME=SHARE (0 to 1); {example}")
     if abs(sum(shares.values()) - 1) > 1e-6:
         raise ValueError(f"the shares sum to {sum(shares.values()):g}, not to 1")
     return shares
@@ -527,7 +527,7 @@ def check_tag(rule: str | None, option: str, known: Iterable[str]) -> None:
     """Raise ``UsageError`` if the rule names a tag that no image has."""
     tag, known = tag_in(rule), set(known)
     if tag is not None and not known:
-        hint = "tags come from a metadata.jsonl or .csv beside the images, as 'select' writes"
+        hint = "tags come from a metadata.jsonl or .csv beside the images, such as 'select' writes"
         raise UsageError("option", f"{option} {rule}", "the images have no tags", hint)
     if tag is not None and tag not in known:
         hint = did_you_mean(tag, known)

@@ -157,7 +157,7 @@ def run_build(
 def _fill(
     build: FolderBuild, make_pool: MakePool, progress: Progress, indices: Iterable[int]
 ) -> Report:
-    """Process the tasks that no row of an earlier run is about, and write the manifests."""
+    """Process the tasks that have no row from an earlier run, and write the manifests."""
     plan, report, total = build.plan, Report(), len(build.plan)
     page = {**build.about, "recipe": build.recipe, "versions": versions(*LIBRARIES)}
     # The pass before the run is the first half of the progress: each image counts once.
@@ -220,7 +220,7 @@ def _forecast(build: FolderBuild, recipe: Row) -> Iterator[str]:
     yield f"{report.total:,} {unit} > up to {report.kept.total():,}" + (parts and f": {parts}")
     yield from report.reasons()
     if state == "complete" and earlier.is_all():
-        yield f"'{out}' is complete already: nothing to do"
+        yield f"'{out}' is already complete: nothing to do"
     elif state == "new":
         yield f"'{out}' would be created; nothing was written"
     else:

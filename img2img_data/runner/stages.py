@@ -1,8 +1,8 @@
 """Tasks in stages, several of which go through each stage together.
 
 A worker that takes one small image after the other from reading to writing spends a third of its
-time waiting for memory: when the next image needs a function and its tables, they have left the
-caches of the processor. Several images therefore go through a stage (read, degrade, encode, write)
+time waiting for memory: a function and its tables have left the caches of the processor when the
+next image needs them. Several images therefore go through a stage (read, degrade, encode, write)
 before the first of them goes on to the next one.
 """
 

@@ -29,7 +29,7 @@ cropped by 2 % on each side                            0.890
 mirrored (another image)                               0.000
 =====================================================  ======
 
-Among the photos themselves it finds 17 exact and 19 near copies; all are one photograph to the eye,
+Among the photos themselves it finds 17 exact and 19 near copies; each pair looks like one photo,
 most of them faces cropped a second time. Without the third test, 160 pairs of different people
 would join them, of at most 0.961 in correlation, where the true pairs have 0.993 and more. Crops
 cost more where shapes are sharp: of portraits on plain ground, sketches and label maps cropped by

@@ -77,7 +77,7 @@ class NoGender(Filter):
     def check_tags(self, tags: Tags) -> None:
         """Check the tag."""
         if tags.get("gender") not in {"male", "female"}:
-            raise Rejected(self.reason, "the list does not give it")
+            raise Rejected(self.reason, "the list does not state it")
 
 
 class MinSide(Filter):
@@ -113,7 +113,7 @@ class Gray(Filter):
     CUHK photos, facades    -                    588 >= 29                      0
     ======================  ===================  =============================  ==============
 
-    (*) color by the key of the set, toned to the eye; (**) 4 of these 6 are toned to the eye. The
+    (*) color by the key of the set, but they look toned; (**) 4 of these 6 look toned. The
     rest are scenes of one hue: mist, dusk, rock under snow. For faces any tolerance from 2.5 to 2.9
     gives the same result.
 

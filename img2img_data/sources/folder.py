@@ -113,7 +113,7 @@ def list_folder(
 _REJECTIONS: Final[Mapping[bytes, Rejection | None]] = {
     b"": None,
     b"link": ("link", "not read without --follow-links"),
-    b"broken": ("link", "it leads to nothing that can be read"),
+    b"broken": ("link", "its target cannot be read"),
     b"special": ("not-a-regular-file", "a pipe, socket or device"),
 }
 
@@ -168,7 +168,7 @@ def describe_skipped(ignored: Mapping[str, int]) -> str:
         return ""
     more = ", ..." * (len(shown) > 8)
     more += "; --follow-links reads linked folders" * (LINKED in ignored)
-    return f"skipped files that are not images by name ({', '.join(shown[:8])}){more}"
+    return f"skipped files without the name of an image ({', '.join(shown[:8])}){more}"
 
 
 # ------------------------------------------------------------------------------------ listed paths
@@ -187,9 +187,9 @@ class PathResolver:
         """Return the path of an entry, and the reason if it cannot be used; None is not a text."""
         path = (text or "").encode("utf-8", "surrogatepass")
         if text is None or "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
-            return path, ("name", "the list's entry is not a path")
+            return path, ("name", "the entry in the list is not a path")
         if _LEAVES.match(text):
-            return path, ("outside-root", "the list's entry leaves its folder")
+            return path, ("outside-root", "the entry in the list leads out of its folder")
         path = b"/".join(p for p in path.split(b"/") if p not in {b"", b"."})
         return path, self._rejection(path)
 

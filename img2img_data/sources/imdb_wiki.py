@@ -23,7 +23,7 @@ def find_mat(path: Path) -> Path:
     for mat in (path, path / "wiki.mat", path / "imdb.mat"):
         if mat.is_file():
             return mat
-    hint = "give the folder that does"
+    hint = "give the folder that has one"
     raise UsageError("folder", path, "holds neither wiki.mat nor imdb.mat", hint)
 
 
@@ -50,7 +50,7 @@ def list_wiki(
     for row, text in enumerate(columns["full_path"]):
         path, rejected = resolver.resolve(text if isinstance(text, str) else None)
         if rejected is None and path in seen:
-            rejected = "duplicate", "the list names it again"
+            rejected = "duplicate", "the list names it twice"
         seen.add(path)
         yield Item(path, NO_TAGS if rejected else _tags_of(columns, row, path), rejected)
 

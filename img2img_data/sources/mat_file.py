@@ -43,7 +43,7 @@ def read_columns(mat: Path, variables: Sequence[str], fields: Sequence[str]) -> 
     try:
         done = subprocess.run(command, env=env, capture_output=True, timeout=MAX_SECONDS)
     except subprocess.TimeoutExpired:
-        raise UsageError("list", mat, f"takes over {MAX_SECONDS} s to read", hint) from None
+        raise UsageError("list", mat, f"takes more than {MAX_SECONDS} s to read", hint) from None
     if done.returncode:
         raise UsageError("list", mat, "is damaged (its reader crashed)", hint)
     answer: dict[str, Any] = json.loads(done.stdout)
@@ -63,7 +63,7 @@ def _answer(path: str, variables: Sequence[str], fields: Sequence[str]) -> dict[
         hint = "save it in MATLAB with the option -v7"
         return {"error": "is a MATLAB 7.3 (HDF5) file", "hint": hint}
     except MemoryError:
-        return {"error": f"needs over {MAX_GIB} GiB of memory to read"}
+        return {"error": f"needs more than {MAX_GIB} GiB of memory to read"}
     except Exception as error:  # scipy raises whatever its code trips over
         unknown = "Unknown mat file" in str(error)
         return {"error": "is not a MATLAB 5 to 7 file" if unknown else "is damaged"}

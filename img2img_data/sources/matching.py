@@ -66,8 +66,8 @@ class MatchSettings(FrozenModel):
             match = name.partition("_")[0]
             if match != self.match:
                 option = f"--{name.replace('_', '-')}"
-                hint = f"--match {match}; give that too, or leave it out"
-                raise ValueError(f"{option} belongs to {hint}")
+                hint = f"--match {match}; add that, or leave it out"
+                raise ValueError(f"{option} needs {hint}")
         return self
 
 
@@ -96,7 +96,7 @@ def match_paths(
     identify = MATCHERS[settings.match](settings)
     sides = [_by_identity(paths, identify[i]) for i, paths in enumerate((first, second))]
     result = Matching()
-    detail = f"the name does not fit --match {settings.match}"
+    detail = f"the name does not match --match {settings.match}"
     for side, groups in enumerate(sides):
         result.unmatched += [(side, p, "unpaired", detail) for p in groups.pop(None, [])]
     for name in sorted({str(n) for n in sides[0].keys() | sides[1].keys()}):
@@ -134,7 +134,7 @@ def _by_identity(paths: Iterable[bytes], identify: Identify) -> dict[str | None,
                 groups.setdefault(identify(path), []).append(path)
             except TimeoutError:
                 why = f"takes over {PATTERN_SECONDS:g} s to match"
-                hint = "write a pattern without (x+)+"
+                hint = "avoid nested repetition, as in (x+)+"
                 raise UsageError("pattern", printable(path), why, hint) from None
     return groups
 
@@ -178,7 +178,7 @@ def _match_group(first: list[bytes], second: list[bytes], result: Matching) -> N
     candidates = sorted({*first, *second})
     for side, other in enumerate((second, first)):
         for path in sorted(remaining[side]):
-            reason, detail = "unpaired", "no other half"
+            reason, detail = "unpaired", "the other half is missing"
             if other:
                 reason, detail = "ambiguous-pair", f"also: {_some_of(candidates, path)}"
             result.unmatched.append((side, path, reason, detail))
@@ -209,7 +209,7 @@ def describe_matching(matching: Matching, with_pairs: bool, limit: int = 0) -> I
     """
     shared = 2 * len(matching.pairs) - sum(len(set(s)) for s in zip(*matching.pairs, strict=True))
     if shared:
-        yield f"{shared:,} files are in a second pair; pairs that share a file stay in one split"
+        yield f"files in several pairs: {shared:,}; pairs that share a file stay in one split"
     if with_pairs:
         count = f"{len(matching.unmatched):,} files without their other half"
         yield f"{len(matching.pairs):,} pairs, {count}"
@@ -273,7 +273,7 @@ def _by_template(settings: MatchSettings) -> tuple[Identify, Identify]:
     a, b = settings.template_a, settings.template_b
     if not a or not b:
         hint = "give --template-a and --template-b"
-        raise UsageError("option", "--match template", "needs both names", hint)
+        raise UsageError("option", "--match template", "needs two templates", hint)
     return _template(a, "--template-a"), _template(b, "--template-b")
 
 
@@ -303,7 +303,7 @@ def _regex(pattern: str, option: str) -> Identify:
         why = f"is not a regular expression: {error}"
         raise UsageError("option", option, why, "correct the pattern") from None
     if "id" not in compiled.groupindex:
-        hint = "name the part that both halves share"
+        hint = "mark the part that both halves share"
         raise UsageError("option", option, "has no group (?P<id>...)", hint)
 
     def identify(path: bytes) -> str | None:
@@ -338,7 +338,7 @@ _TAILS: Final = (r"\.\w+", r"[-_. ][^-_. /]+\.\w+")
 def _match_table(first: Paths, second: Paths, table: str | None, roots: Sequence[Path]) -> Matching:
     if not table:
         hint = "give --csv FILE with columns input,target"
-        raise UsageError("option", "--match csv", "needs the table", hint)
+        raise UsageError("option", "--match csv", "needs a table", hint)
     # A table of another system may spell a path differently: by its letters, slashes or "./".
     names = [{_spelling(p): p for p in paths} | {p: p for p in paths} for paths in (first, second)]
     above = [os.fsencode(os.path.join(os.path.abspath(root), "")) for root in roots]

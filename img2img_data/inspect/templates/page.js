@@ -179,7 +179,7 @@ const lightbox = {
   build() {
     document.body.insertAdjacentHTML("beforeend", `<dialog class="lightbox" aria-label="Enlarged image">
 <div class="lightbar"><strong></strong><span class="tools">
-<button type="button" data-do="-1" aria-label="Image before" title="Image before (k)">‹</button><button type="button" data-do="1" aria-label="Next image" title="Next image (j)">›</button>
+<button type="button" data-do="-1" aria-label="Previous image" title="Previous image (k)">‹</button><button type="button" data-do="1" aria-label="Next image" title="Next image (j)">›</button>
 <button type="button" data-do="out" aria-label="Zoom out" title="Zoom out (−)">−</button><button type="button" data-do="fit" title="Fit (0)">1×</button><button type="button" data-do="in" aria-label="Zoom in" title="Zoom in (+)">+</button>
 <label class="gain">difference ×<output>3</output> <input type="range" min="1" max="10" value="3"></label></span>
 <button type="button" data-do="close" aria-label="Close" title="Close (Esc)">✕</button></div>
@@ -255,7 +255,7 @@ const lightbox = {
       if (shown.has("target") && shown.has(name)) panes.push([`difference of ${name} and target`, [shown.get(name), shown.get("target")]]);
     }
     dialog.querySelector(".gain").hidden = panes.length === names.length;
-    // The texts first: they leave their room to the images.
+    // The texts first: the images get the space that is left.
     dialog.querySelector("strong").textContent = card.dataset.key ?? card.querySelector(".name")?.textContent ?? "";
     dialog.querySelector("p").textContent = all(".row:not(.tags) > span", card).map((part) => part.textContent).join(" · ");
     const [first] = shown.values(), { naturalWidth: width, naturalHeight: height } = first;

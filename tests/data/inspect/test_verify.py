@@ -152,10 +152,10 @@ def test_a_lost_split_is_reported_and_cannot_be_used(
     lost = ("manifest", "train/metadata.jsonl", f"not there, corpus.json says {count} rows")
     assert [one for one in found if one[0] != "extra"] == [lost]
     assert len(found) - 1 == (0 if remove_folder else 2 * count)
-    with pytest.raises(CorpusError, match="manifest of 'train'; see 'img2img-data verify'"):
+    with pytest.raises(CorpusError, match="manifest of split 'train'; see 'img2img-data verify'"):
         open_corpus(halves)
     for step in ("export", "pack"):
-        with pytest.raises(CorpusError, match="manifest of 'train'"):
+        with pytest.raises(CorpusError, match="manifest of split 'train'"):
             run_step(
                 step, [halves, tmp_path / step], {}, lambda done, total: None, lambda line: None
             )

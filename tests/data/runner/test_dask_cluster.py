@@ -222,7 +222,7 @@ def test_a_scheduler_that_goes_away_is_one_line_and_the_run_goes_on(
             scheduler.kill()
             one.kill()
     assert process.returncode == 1
-    assert output.startswith(f"error: scheduler '{address}': went away")
+    assert output.startswith(f"error: scheduler '{address}': is gone")
     assert len(output.splitlines()) == 1
     run("blur", photos, out, "--jobs", 2)
     assert tree(out) == plain

@@ -68,7 +68,7 @@ def test_every_source_is_planned_once_sorted_by_its_key(
 
 def test_pairs_stay_together_and_unmatched_files_keep_their_side() -> None:
     unmatched = [
-        (1, b"3.png", "unpaired", "no other half"),
+        (1, b"3.png", "unpaired", "the other half is missing"),
         (0, b"1.png", "ambiguous-pair", "also"),
     ]
     plan = plan_pairs(
@@ -78,7 +78,7 @@ def test_pairs_stay_together_and_unmatched_files_keep_their_side() -> None:
         ("1.jpg", 0, (b"1.jpg", b"y.jpg"), None),
         ("1.png", 0, (b"1.png",), ("ambiguous-pair", "also")),
         ("2", 0, (b"2.jpg", b"x.jpg"), None),
-        ("3", 1, (b"3.png",), ("unpaired", "no other half")),
+        ("3", 1, (b"3.png",), ("unpaired", "the other half is missing")),
     ]
 
 

@@ -95,7 +95,7 @@ def test_a_signal_to_all_its_processes_is_one_line(
     _, output = process.communicate(timeout=90)
     assert process.returncode == code
     assert [s for s in output.splitlines() if s and not s.startswith("blur")] == [
-        "interrupted; the same command continues from here"
+        "interrupted; run the same command again to continue"
     ]
 
 
@@ -162,7 +162,7 @@ def test_a_run_that_keeps_nothing_is_an_error_and_leaves_its_folder_free(
     words = [command[0], *paths, out, *command[1:], "--jobs", 1]
     output = run(*words, *option, code=1)
     error = output.splitlines()[-1]
-    assert error.startswith(f"error: nothing for '{out}': 3 of 3 images are rejected with '")
+    assert error.startswith(f"error: nothing for '{out}': 3 of 3 images were rejected with '")
     assert hint in error
     assert "complete" not in output
     assert len(rows(out / "rejected.jsonl")) == 3
@@ -180,7 +180,7 @@ def test_a_hint_names_only_options_of_the_command(tmp_path: Path) -> None:
     (pairs / "corpus.json").unlink()
     small = "smaller, or narrower, than the limit"
     for words, why, hint in (
-        (["import", pairs], "not the size asked for", ""),
+        (["import", pairs], "not the requested size", ""),
         (["select", photos, "--min-side", 999], small, "; lower --min-side"),
         (["blur", photos, "--tile", 999], small, "; lower --tile"),
     ):
@@ -220,7 +220,7 @@ def test_splits_are_named_in_their_order_with_their_numbers(tmp_path: Path) -> N
     assert counts in dry
     assert f"kept 30 ({counts})" in output
     assert kept != {"train": 18, "val": 6, "test": 6}
-    assert f"split: {counts}; the shares ask for test 6, val 6, train 18: images" in output
+    assert f"split: {counts}; requested: test 6, val 6, train 18; images" in output
     words[2] = tmp_path / "exact"
     output = run(*words, "--stratify", "folder")
     assert "kept 30 (train 18, val 6, test 6)" in output
@@ -264,7 +264,7 @@ def test_text_that_is_not_unicode_is_kept(photos: Path, tmp_path: Path) -> None:
     run("blur", photos, tmp_path / "out", "--group-by", "k\udcff", "--jobs", 1)
     recipe = json.loads((tmp_path / "out" / "corpus.json").read_text())["recipe"]
     assert recipe["group_by"] == "k\udcff"
-    assert "complete already" in run("blur", photos, tmp_path / "out", "--group-by", "k\udcff")
+    assert "already complete" in run("blur", photos, tmp_path / "out", "--group-by", "k\udcff")
 
 
 def test_another_recipe_or_source_is_rejected(photos: Path, tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_another_recipe_or_source_is_rejected(photos: Path, tmp_path: Path) -> N
     assert len(output.splitlines()) == 1
     assert "sigma" in output
     assert str(out) in output
-    assert "complete already" in run("blur", photos, out)
+    assert "already complete" in run("blur", photos, out)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("mine")
     assert "other files ('thesis.tex')" in run("blur", photos, tmp_path / "full", code=2)
@@ -292,7 +292,7 @@ def test_a_copy_never_has_the_name_of_another(tmp_path: Path) -> None:
     run("select", sources, tmp_path / "out")
     copies = [path.read_bytes() for path in (tmp_path / "out").glob("*.png*")]
     assert sorted(copies) == sorted(path.read_bytes() for path in sources.iterdir())
-    assert "complete already" in run("select", sources, tmp_path / "out")
+    assert "already complete" in run("select", sources, tmp_path / "out")
 
 
 def test_a_second_builder_is_rejected(photos: Path, tmp_path: Path) -> None:
@@ -355,7 +355,7 @@ def test_junk_is_listed_never_fatal(photos: Path, tmp_path: Path) -> None:
     kept = rows(tmp_path / "out" / "train" / "metadata.jsonl")
     assert [r["key"] for r in kept] == ["good", "new%0Aline"]
     assert "rejected 6" in output
-    skipped = "skipped files that are not images by name (.cr2: 1, linked folder: 1); --follow"
+    skipped = "skipped files without the name of an image (.cr2: 1, linked folder: 1); --follow"
     assert f"'{junk}': {skipped}" in output
     assert sum(p.is_file() for p in (tmp_path / "out" / "train").rglob("*.*")) == 6
 
@@ -539,7 +539,7 @@ def test_verify_finds_every_kind_of_damage(photos: Path, tmp_path: Path) -> None
         (["blur", "{in}/none", "{out}"], "no such folder"),
         (["combine", "{in}", "{in}", "{out}", "--match", "template"], "--template-a"),
         (["edges", "{in}", "{out}", "--low", "9", "--high", "8"], "--low is above --high"),
-        (["degrade", "{in}", "{out}", "--kind", "jpeg", "--recipe", "camera"], "as of --recipe"),
+        (["degrade", "{in}", "{out}", "--kind", "jpeg", "--recipe", "camera"], "conflicts with"),
         (["combine", "{in}", "{in}", "{out}", "--match", "regex", "--regex-a", "("], "--regex-a"),
         (["verify", "{in}"], "holds images, not pairs"),
     ],
@@ -575,6 +575,6 @@ def test_a_name_that_is_too_long_is_one_line(argv: list[str], photos: Path, tmp_
         "{long}": str(tmp_path / ("a" * 300)),
     }
     output = run(*(place.get(word, word) for word in argv), code=1)
-    assert "File name too long; give a shorter name" in output
+    assert "File name too long; choose a shorter name" in output
     assert ("cannot write" in output) == ("{in}" in argv)
     assert len(output.strip().splitlines()) == 1

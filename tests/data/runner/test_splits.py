@@ -162,7 +162,7 @@ def test_a_tag_that_tears_pairs_of_one_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "t.csv").write_text("\n".join(lines))
     words = ["combine", tmp_path / "A", tmp_path / "B", tmp_path / "c", "--match", "csv"]
     words += ["--csv", tmp_path / "t.csv", "--group-by", "who", "--allow-unpaired"]
-    assert "have several values" in run(*words, code=2)
+    assert "have different values" in run(*words, code=2)
 
 
 def test_folders_of_splits_that_are_joined_are_noted(tmp_path: Path) -> None:

@@ -60,7 +60,7 @@ def test_folder_counts_skipped_files(tmp_path: Path) -> None:
     assert paths(list(list_folder(tmp_path, ignored))) == [b"ok.jpg"]
     assert ignored == {"hidden": 8, ".txt": 1, "": 2, ".tmp": 1, ".cr2": 1}
     assert describe_skipped(ignored) == (
-        "skipped files that are not images by name (no extension: 2, .cr2: 1, .tmp: 1, .txt: 1)"
+        "skipped files without the name of an image (no extension: 2, .cr2: 1, .tmp: 1, .txt: 1)"
     )
     assert describe_skipped({"hidden": 8}) == ""
 
@@ -118,7 +118,7 @@ def test_links_are_followed_if_asked_for(tmp_path: Path) -> None:
     assert [i.rejected for i in list_folder(root / "d", follow_links=True) if i.rejected] == [
         ("link", "it leads to a parent folder")
     ] * 2
-    circle, broken = "it leads to a parent folder", "it leads to nothing that can be read"
+    circle, broken = "it leads to a parent folder", "its target cannot be read"
     assert {name: why for name, why in found.items() if why} == {
         "d/e/up": ("link", circle),
         "round": ("link", circle),

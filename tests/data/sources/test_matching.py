@@ -199,7 +199,7 @@ def test_wrong_settings_name_the_option(how: str, options: dict[str, str], names
 )
 def test_an_option_of_another_match_is_rejected(options: dict[str, str]) -> None:
     option = f"--{next(iter(options)).replace('_', '-')}"
-    with pytest.raises(ValueError, match=f"{option} belongs to --match"):
+    with pytest.raises(ValueError, match=f"{option} needs --match"):
         MatchSettings(match="stem", **options)  # type: ignore[arg-type]
 
 
@@ -257,7 +257,7 @@ def test_a_table_may_name_a_file_again_and_tags(tmp_path: Path) -> None:
     assert list(found.tags.values()) == tags
     assert sorted(pairs(found)) == [("1.jpg", "p.png"), ("1.jpg", "q.png"), ("2.jpg", "p.png")]
     assert not found.unmatched
-    assert "2 files are in a second pair" in next(describe_matching(found, False))
+    assert "files in several pairs: 2" in next(describe_matching(found, False))
 
 
 def test_a_table_may_hold_paths_that_contain_the_folder(tmp_path: Path) -> None:
