@@ -201,8 +201,8 @@ def _bring_files(shard: CorpusShard, out: str, name: str, row: Row, copy: bool) 
             found = None
         if found is None or not stat.S_ISREG(found.st_mode):
             raise CorpusError("image", source, "is missing from its shard", "build the shard again")
-        # Reading every file would cost more than the merge; only one that is younger than the page
-        # can have been overwritten by accident.
+        # Reading every file would cost more than the merge; only a file that is younger than the
+        # page can have been overwritten by accident.
         if not copy and found.st_mtime_ns > shard.written:
             _content(source, digest)
         if not copy and _linked(source, target):

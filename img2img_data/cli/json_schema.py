@@ -131,7 +131,7 @@ def _kind_schema(model: type[Degradation], pipeline: Schema) -> Schema:
 
 class _GenerateSchema(GenerateJsonSchema):
     def str_schema(self, schema: Any) -> Schema:
-        """Return the schema of a text, which a file may give as a number: ``size: 64``."""
+        """Return the schema of a text, which a file may write as a number: ``size: 64``."""
         return {**super().str_schema(schema), "type": ["string", "number"]}
 
 

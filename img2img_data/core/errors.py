@@ -78,7 +78,7 @@ HINTS: Final[dict[str, tuple[str, ...]]] = {
 
 def printable(name: object) -> str:
     """Return a name safe to print: control, invisible and undecodable characters escaped."""
-    # A name in an archive or a folder is data of others: an escape sequence in it could rewrite the
+    # A name in an archive or a folder comes from others: an escape sequence in it could rewrite the
     # terminal, and a newline could forge a line of a log.
     text = name.decode("utf-8", "surrogateescape") if isinstance(name, bytes) else str(name)
     if text.isprintable():

@@ -26,7 +26,7 @@ MAX_BYTES: Final = 256 << 20
 MAX_LINE: Final = 1 << 24
 """Bytes of a line of a journal."""
 
-# O_NONBLOCK: opening a pipe that nobody writes to would wait for ever. Not every system has all.
+# O_NONBLOCK: opening a pipe that nobody writes to would wait forever. Not every system has all.
 OPEN_FLAGS: Final = sum(getattr(os, f"O_{name}", 0) for name in ("NONBLOCK", "NOFOLLOW", "BINARY"))
 _WRITE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | getattr(os, "O_BINARY", 0)
 OPEN_ERRORS: Final[dict[int, str]] = {

@@ -89,7 +89,7 @@ _DECODER: Final = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
 def parse_object(text: bytes) -> Row | None:
     """Return the JSON object in a text, None if there is none.
 
-    None also for what could not be written again: not finite numbers, halves of surrogate pairs.
+    Also None for what could not be written again: numbers that are not finite, unpaired surrogates.
     """
     try:
         row = _DECODER.decode(text.decode())

@@ -271,7 +271,7 @@ _ENCODER: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separato
 
 def to_json_line(row: Mapping[str, Any]) -> bytes:
     """Return one line of a manifest: UTF-8, keys in the row's order, no NaN, newline at the end."""
-    # Half a surrogate pair, as of a byte that is not UTF-8, stays the escape that JSON has for it.
+    # An unpaired surrogate, as of a byte that is not UTF-8, stays the escape that JSON has for it.
     return _ENCODER.encode(row).encode("utf-8", "backslashreplace") + b"\n"
 
 

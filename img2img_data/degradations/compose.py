@@ -160,7 +160,7 @@ class Shuffle(Composite):
 
 
 class AtScale(Composite):
-    """Resize the image, apply the steps, resize it back: noise grows with it."""
+    """Resize the image, apply the steps, resize it back, which scales their noise too."""
 
     scale: Uniform = parameter(0.25, gt=0.01, le=4)
     """size of each side, relative to the image; 1 is the same"""

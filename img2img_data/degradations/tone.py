@@ -105,8 +105,8 @@ class Dither(Degradation):
 class Halftone(Degradation):
     """Halftone screening: each channel becomes black or white, by a screen at its own angle.
 
-    The screen is ranked over the whole image, so that its levels are equally frequent; that of a
-    crop is another one.
+    The screen is ranked over the whole image, so that its levels are equally frequent; a crop
+    gets another screen.
     """
 
     period: Uniform = parameter([3, 8], ge=2, le=64)

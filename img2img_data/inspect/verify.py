@@ -156,7 +156,7 @@ def _comparable(corpus: Corpus, pair: Pair) -> tuple[Pixels, Pixels]:
 def mismatch(root: Path) -> list[str]:
     """Return a warning if the images of the pairs fit each other no better than other images.
 
-    So it is if one folder is numbered from 0 and the other from 1. The doubt of the shift is
+    This happens if one folder is numbered from 0 and the other from 1. The doubt of the shift is
     compared, for some pairs of the largest split. Raises ``CorpusError`` if the corpus is unpaired.
     """
     corpus = open_corpus(root)

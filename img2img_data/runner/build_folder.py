@@ -485,7 +485,7 @@ def shard_name(page: Mapping[str, Any]) -> str | None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    # Not ``parse_object``: a recipe may hold halves of surrogate pairs.
+    # Not ``parse_object``: a recipe may hold unpaired surrogates.
     with contextlib.suppress(Rejected):
         return parse_row(files.read_bytes(path)) or {}
     return {}

@@ -116,7 +116,7 @@ def _work_through(
 
     Sends (None, results) of each group, or (error, None) and ends.
     """
-    # A fork shares the lock of the folder, so it ends with its parent, not a moment later.
+    # A fork shares the lock of the folder, so it must not outlive its parent.
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     try:
         while tasks:
@@ -142,7 +142,7 @@ class RunningFork(NamedTuple, Generic[TaskT]):
 
 
 def _can_fork() -> bool:
-    # A fork has only the thread that forked; a lock held by another would stay locked for ever.
+    # A fork has only the thread that forked; a lock held by another would stay locked forever.
     has_one_thread = threading.active_count() == 1
     may_fork = sys.platform == "linux" and not multiprocessing.current_process().daemon
     return has_one_thread and may_fork
@@ -254,7 +254,7 @@ class LocalPool(TaskPool[TaskT, ResultT]):
                     process, tasks, again, one_by_one = running[results]
                     try:
                         error, group = results.recv()
-                    except (EOFError, OSError):  # the fork has ended, perhaps amid a result
+                    except (EOFError, OSError):  # the fork has ended, perhaps within a result
                         process.join()
                         reason = "timeout" if process.exitcode == TIMED_OUT else "worker-died"
                         known = one_by_one or len(tasks) == 1
@@ -289,7 +289,7 @@ class LocalPool(TaskPool[TaskT, ResultT]):
         job = self, tasks, os.getpid(), sender, 1 if one_by_one else GROUP_SIZE
         process = ForkProcess(target=_work_through, args=job)
         threads = cv2.getNumThreads()
-        cv2.setNumThreads(1)  # ends OpenCV's own threads: a fork would wait for them for ever
+        cv2.setNumThreads(1)  # ends OpenCV's own threads: a fork would wait for them forever
         before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED_SIGNALS)
         try:
             process.start()

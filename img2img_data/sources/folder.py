@@ -336,7 +336,7 @@ def _is_plain(value: object) -> bool:
 
 
 def storable(text: str) -> str:
-    """Return a text that UTF-8 can hold: halves of surrogate pairs become U+FFFD."""
+    """Return a text that UTF-8 can hold: unpaired surrogates become U+FFFD."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
