@@ -29,7 +29,7 @@ RUN_FORMAT: Final = 2
 SMOKE: Final = ("size", "minutes", "score", "corpus", "run")
 """Keys of a recipe's section ``smoke``; only ``run`` is read here."""
 LONGEST_NAME: Final = 80
-"""Most characters of the names of several corpora in the default name of a run."""
+"""Limit of characters for the names of several corpora in the default name of a run."""
 PLACEHOLDER: Final = {"corpora": ["filled from the command line"]}
 RESOURCES: Final = {
     *("out", "device", "threads", "workers", "cache", "keep_every"),
@@ -260,7 +260,7 @@ class RunConfig(FrozenModel):
     bit-identical; auto: on with CUDA, unless --deterministic is on; graphs: on, with CUDA graphs,
     which help when steps are short"""
     deterministic: AutoOnOff = setting("Runtime", "auto")
-    """repeat runs bit for bit; on the same machine; slower; auto: on with the CPU"""
+    """make runs repeatable bit for bit; on the same machine; slower; auto: on with the CPU"""
     workers: Annotated[int, Field(ge=0, le=256)] = setting("Runtime", 0)
     """processes that load images; 0: none; results do not depend on it"""
     cache: Literal["auto", "device", "ram", "off"] = setting("Runtime", "auto")
@@ -277,21 +277,21 @@ class RunConfig(FrozenModel):
     @pydantic.model_validator(mode="after")
     def _check_shares(self) -> Self:
         if self.stored_share and self.degrade is None:
-            raise ValueError("--stored-share belongs to --degrade; give that too, or leave it out")
+            raise ValueError("--stored-share needs --degrade; add that, or leave it out")
         if self.stored_share + self.clean_share > 1:
-            raise ValueError("--stored-share and --clean-share are more than 1 together; lower one")
+            raise ValueError("--stored-share and --clean-share add up to more than 1; lower one")
         return self
 
     @pydantic.model_validator(mode="after")
     def _check_input(self) -> Self:
         if self.input == "plain" and self.noise_ratio is not None:
-            raise ValueError("--noise-ratio belongs to --input wiener; give that too")
+            raise ValueError("--noise-ratio needs --input wiener; add that, or leave it out")
         if self.input == "wiener" and self.degrade is not None:
             hint = "build a corpus with 'img2img-data degrade' and train on that"
             raise ValueError(f"--input wiener needs a blur in each row, not --degrade; {hint}")
         if self.input == "wiener" and not (self.objective.paired and self.direction == "AtoB"):
             what = "--direction BtoA" if self.objective.paired else f"--loss {self.loss}"
-            raise ValueError(f"--input wiener restores inputs of pairs; leave it or {what} out")
+            raise ValueError(f"--input wiener needs inputs of pairs; leave it or {what} out")
         return self
 
     @pydantic.model_serializer(mode="wrap")
@@ -335,7 +335,7 @@ class RunConfig(FrozenModel):
         values = (page := read_page(path)).get("config")
         if not isinstance(values, dict):
             exported = "model_format" in page
-            why = "is of an exported model, not of a run" if exported else "is damaged: no 'config'"
+            why = "is from an exported model, not a run" if exported else "is damaged: no 'config'"
             raise CheckpointError("run", path, why, "train into another folder")
         return config_of({**values, "out": str(path.parent)}, Place(str(path)))
 
@@ -373,7 +373,7 @@ def gather(values: Mapping[str, Any], place: Place = OPTIONS) -> dict[str, Any]:
         if not owners:
             raise place.error([str(name)], "unknown", did_you_mean(str(name), all_fields()))
         why = f"is not a setting of the loss {loss}"
-        raise place.error([name], why, f"it is one of {', '.join(owners)}")
+        raise place.error([name], why, f"it belongs to {', '.join(owners)}")
     objective = build_model(OBJECTIVES[loss], own, place)
     return {**_published_defaults(objective, common), **common, "objective": objective}
 
@@ -457,7 +457,7 @@ def run_schema() -> dict[str, Any]:
 def configure(values: Mapping[str, Any]) -> RunConfig:
     """Return the configuration of flat settings; ``out`` is filled in."""
     if not values.get("corpora"):
-        hint = "name at least one corpus, or a recipe that does"
+        hint = "give at least one corpus, or a recipe that names one"
         raise UsageError("corpora", why="none given", hint=hint)
     config = config_of(values)
     # Not ``resolve``, which raises for links in a circle before anything has named the corpus.

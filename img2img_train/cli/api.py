@@ -26,15 +26,15 @@ INTERRUPTED: Final = 128 + signal.SIGINT
 
 
 def fit(corpora: Any, out: StrPath = "", **settings: Any) -> FitResult:
-    """Train a model as ``img2img-train fit`` does, without its report; return the run.
+    """Train a model as ``img2img-train fit`` does, but without a report; return the run.
 
     ``corpora`` is one or several, each a path, ``"PATH=WEIGHT"`` or an opened corpus; ``settings``
     are the options of the command, as ``img2img-train fit --help`` lists them. Without ``out`` the
     folder is runs/CORPUS-LOSS-NET. The result may be given wherever the path of a run is taken.
 
-    Ctrl-C ends the step, writes a checkpoint and raises KeyboardInterrupt, SIGTERM SystemExit; the
-    same call continues. Raises UsageError for wrong settings, Img2ImgError for data that cannot be
-    used and for a loss that diverges.
+    Ctrl-C finishes the step, writes a checkpoint and raises KeyboardInterrupt; SIGTERM raises
+    SystemExit. The same call continues. Raises UsageError for wrong settings, Img2ImgError for data
+    that cannot be used and for a loss that diverges.
 
     >>> run = train.fit("corpora/gaussian", out="runs/unet", net="unet", width=4, epochs=2)
     >>> run.progress.step
@@ -47,7 +47,7 @@ def fit(corpora: Any, out: StrPath = "", **settings: Any) -> FitResult:
         with Display() as display:
             return train(config, display, repeats="raise")
     except StoppedBySignal as stopped:
-        # What Python raises without a handler, so that no "except Exception" goes on.
+        # What Python raises without a handler, so that no "except Exception" swallows it.
         if stopped.exit_code == INTERRUPTED:
             raise KeyboardInterrupt(str(stopped)) from None
         raise SystemExit(stopped.exit_code) from None
@@ -79,8 +79,8 @@ def evaluate(
     options, opened = build_model(EvaluateSettings, settings), open_corpus(corpus)
     loaded = (model if isinstance(model, Model) else load(model)).loaded
     if lpips is not None and (isinstance(lpips, str) or len(lpips) != 2):
-        hint = "give the file of the network and that of the heads"
-        raise UsageError("option", "lpips", "is not two files", hint)
+        hint = "give one file with the network and one with the heads"
+        raise UsageError("option", "lpips", "should be two files", hint)
     weights = (Path(lpips[0]), Path(lpips[1])) if lpips else None
     networks = load_perceptual_networks(weights, Path(fid) if fid else None, str(loaded.device))
     path = loaded.path.resolve()

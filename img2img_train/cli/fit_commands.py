@@ -41,7 +41,7 @@ class FitOptions(FrozenModel):
     report: bool = setting("Output", True)
     """score the finished run and write report.html"""
     dry_run: bool = setting("Output", False)
-    """check everything and print the plan, write nothing"""
+    """check everything and print the plan without writing anything"""
 
 
 class FitCommand(ModelCommand):
@@ -114,7 +114,7 @@ def fit(corpora: tuple[str, ...], settings: dict[str, Any]) -> None:
     options = build_part(FitOptions, settings)
     recipe, smoke = options.recipe, options.smoke
     if smoke and recipe is None:
-        raise UsageError("option", "--smoke", "belongs to a recipe", "give one with --recipe")
+        raise UsageError("option", "--smoke", "needs a recipe", "add --recipe")
     values = read_recipe(recipe, smoke) if recipe is not None else {}
     chosen = {n: v for n, v in settings.items() if n not in FitOptions.model_fields}
     chosen |= {"corpora": corpora} if corpora else {}
@@ -122,7 +122,7 @@ def fit(corpora: tuple[str, ...], settings: dict[str, Any]) -> None:
     missing = [choice.path for choice in config.corpora if not Path(choice.path).exists()]
     if recipe is not None and not corpora and missing:
         command = shell_line("img2img-data", "build", recipe, *["--smoke"] * smoke)
-        raise UsageError("corpus", missing[0], "does not exist yet", f"'{command}' makes it")
+        raise UsageError("corpus", missing[0], "does not exist yet", f"'{command}' builds it")
     if options.dry_run:
         from img2img_train.training.fit import dry_run
 
@@ -208,7 +208,7 @@ def _score(config: RunConfig, result: FitResult, display: Display) -> list[str]:
             held_out = split or config.split
             on = ("--on", choice.path, "--split", held_out, "--fid", "WEIGHTS")
             by_fid = shell_line("img2img-train", "evaluate", folder.root, *on)
-            lines.append(f"not scored on '{name}': it is unpaired; to score it by FID: {by_fid}")
+            lines.append(f"not scored on '{name}': it is unpaired; score it by FID: {by_fid}")
             continue
         if split is None:
             hint = "build it with --split train=0.8,val=0.1,test=0.1"
@@ -217,7 +217,7 @@ def _score(config: RunConfig, result: FitResult, display: Display) -> list[str]:
         progress = display.report(f"scoring on {name}")
         words = ("--on", choice.path, "--split", split, "--batch", 1)
         evaluate = shell_line("img2img-train", "evaluate", folder.root, *words)
-        less = f"the run is finished; '{evaluate}' needs less"
+        less = f"the run is finished; '{evaluate}' needs less memory"
         with catch_out_of_memory("scoring run", folder.root, device, less):
             settings = EvaluateSettings(device=config.device, split=split, batch=config.batch)
             evaluation = evaluate_run(folder.root, Path(choice.path), settings, progress)

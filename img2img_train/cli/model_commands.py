@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from img2img_train.runs.model import LoadedModel
 
 LESS_MEMORY: Final = (
-    "give a smaller --tile, with --overlap half of it at most, or --batch, or another --device"
+    "use a smaller --tile (--overlap at most half of it), a smaller --batch, or another --device"
 )
 NAMES_SHOWN: Final = 8
 
@@ -64,11 +64,11 @@ class EvaluateOptions(EvaluateSettings):
     on: tuple[Path, ...] = Field(json_schema_extra={"metavar": "CORPUS..."}, min_length=1)
     """corpora to score on [required]"""
     images: tuple[Path, ...] = Field((), json_schema_extra={"metavar": "FOLDER"})
-    """outputs of another program, named like the keys or the sources, may be repeated"""
+    """outputs of another program, named after the keys or the sources, may be repeated"""
     out: Path = Path("evaluation")
     """folder to write the results to"""
     fail_under: tuple[str, ...] = Field((), json_schema_extra={"metavar": "METRIC=NUMBER"})
-    """exit with 1 if a mean is worse, such as psnr=24 or mae=10, may be repeated"""
+    """exit with 1 if a mean is worse than this, such as psnr=24 or mae=10, may be repeated"""
     lpips: tuple[Path, Path] | None = Field(None, json_schema_extra={"metavar": "NETWORK HEADS"})
     """compute LPIPS with these weights: AlexNet or VGG-16 of torchvision, linear heads of LPIPS
     0.1"""
@@ -126,8 +126,8 @@ def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
 
 
 def print_translate(model: Path, *options: str) -> None:
-    """Print the command that applies a model to images, which only the user can name."""
-    # A folder for each model: outputs of two in one would be hard to tell apart.
+    """Print the command that applies a model to images; the user fills in which."""
+    # A folder for each model: outputs of two models in one folder would be hard to tell apart.
     out = Path("outputs", model.resolve().name.removesuffix(".safetensors"))
     print_next("img2img-train", "translate", model, "IMAGES", out, *options)
 
@@ -205,7 +205,7 @@ def translate(model: Path, images: Path, out: Path, settings: dict[str, Any]) ->
 
 def _describe_translated(done: Translated, total: int) -> str:
     kind, out = "files" if done.videos else "images", printable(done.out)
-    reused = f", {done.reused:,} of them already there" if done.reused else ""
+    reused = f", {done.reused:,} of them by an earlier call" if done.reused else ""
     videos = f"; {done.videos:,} videos ({done.frames:,} frames now)" if done.videos else ""
     return f"restored {done.restored:,} of {total:,} {kind} into '{out}'{reused}{videos}"
 
@@ -273,7 +273,7 @@ def export(model: Path, out: str, settings: dict[str, Any]) -> None:
       img2img-train export runs/l2 deblur.onnx
       npm install onnxruntime-web && img2img-train export runs/l2 deblur.html
 
-    A folder gets weights, ONNX, a model card with scores and images, and a short script that runs
+    A folder receives weights, ONNX, a model card with scores and images, and a short script that runs
     the model; every command here takes it as a model. .onnx takes and returns uint8 images,
     N x H x W x 3 RGB of any size, also of models of gray or Lab. .html is a page that runs the
     model in a browser, for models below 15 million parameters. Both are compared with torch.
@@ -321,7 +321,7 @@ def _export(model: Path, out: Path, suffix: str, options: ExportOptions) -> None
         tested = f"{parity.images} images up to {parity.side} px"
         about = f"ONNX differs from torch by at most {parity.worst} of 255 levels, on {tested}"
         if loaded.config.test_dropout and loaded.spec.dropout:
-            about += "; dropout, which the model keeps on at test, is off"
+            about += "; dropout is off, although the model keeps it on at test time"
     _print_notes(notes)
     size = sum(p.stat().st_size for p in (out.glob("*.*") if out.is_dir() else [out]))
     click.echo(f"'{printable(out)}': {size / 1e6:.1f} MB, {about}")
@@ -337,7 +337,7 @@ class ServeOptions(FrozenModel):
     max_megapixels: float = Field(50, gt=0, le=1000)
     """largest image to accept, megapixels"""
     max_megabytes: float = Field(100, gt=0, le=256)
-    """largest upload to accept, megabytes; the oldest uploads are removed once all take ten times
+    """largest upload to accept, megabytes; the oldest are removed once all uploads take ten times
     that"""
     open: bool = False
     """open the page in a browser"""

@@ -58,9 +58,9 @@ def _check_lab(config: RunConfig, path: str) -> None:
     if not config.objective.paired:
         problem = f"{config.loss} needs two domains of RGB images", "choose a paired loss"
     elif config.direction == "BtoA":
-        problem = "predicting L from ab is not supported", "omit --direction BtoA"
+        problem = "predicting L from ab is not supported", "leave --direction BtoA out"
     elif config.degrade is not None:
-        problem = "degradations are defined on RGB", "omit --degrade, or train on RGB"
+        problem = "degradations are defined for RGB", "leave --degrade out, or train on RGB"
     if problem is not None:
         raise UsageError("corpus", path, f"is a Lab corpus: {problem[0]}", problem[1])
 
@@ -68,7 +68,7 @@ def _check_lab(config: RunConfig, path: str) -> None:
 def check_no_alpha(corpus: Corpus) -> None:
     """Raise UsageError if a corpus holds images with an alpha channel."""
     if 4 in corpus.channels.values():
-        why = "holds images with an alpha channel, and models take RGB"
+        why = "has images with an alpha channel, but models take RGB"
         raise UsageError("corpus", corpus.root, why, "build it with --channels rgb")
 
 
@@ -96,7 +96,7 @@ def size_of_file(path: Path, halves: int = 1) -> Size:
 def check_same_size(path: Path, size: Size, first: Size) -> None:
     """Raise CorpusError if an image does not have the size of the first one."""
     if size != first:
-        why = f"is {size[1]}x{size[0]}, the first one is {first[1]}x{first[0]}"
+        why = f"is {size[1]}x{size[0]}, but the first one is {first[1]}x{first[0]}"
         hint = "build the corpus with --size, or train on crops of one size with --crop"
         raise CorpusError("image", path, why, hint)
 

@@ -293,8 +293,8 @@ def resolve_crops(config: RunConfig, images: ImageSet) -> RunConfig:
     if rotate is None:
         rotate = config.crop is None and images.crop > 0
     if rotate and height != width:
-        why, hint = f"needs square images, but they are {width}x{height}", "give --crop, or omit it"
-        raise UsageError("option", "--rotate", why, hint)
+        why = f"needs square images, but they are {width}x{height}"
+        raise UsageError("option", "--rotate", why, "add --crop, or leave --rotate out")
     return config.model_copy(update={"crop": images.crop, "rotate": rotate})
 
 
@@ -304,8 +304,8 @@ def open_unpaired(config: RunConfig, split: str) -> UnpairedImages | None:
     Errors and None as in ``open_images``.
     """
     if option := _option_of_targets(config):
-        why = f"makes pairs, but {config.loss} takes none"
-        raise UsageError("option", option, why, "omit it, or choose a paired loss")
+        why = f"makes pairs, but {config.loss} does not use them"
+        raise UsageError("option", option, why, "leave it out, or choose a paired loss")
     domains = [_domains_of(Path(choice.path), split) for choice in config.corpora]
     sides = [Joined(side, config.limit) for side in zip(*domains, strict=True)]
     inputs, targets = reversed(sides) if config.direction == "BtoA" else sides
@@ -337,8 +337,8 @@ def _measure(
         side = networks["generator"].padded_side(AUTO_CROP)
         crop = 0 if load_size or min(_size(read_first())) <= side else side
     if crop > load_size > 0:
-        why = f"is {crop}, more than --load-size {load_size}"
-        raise UsageError("option", "--crop", why, "give a smaller one")
+        why = f"is {crop}, larger than --load-size {load_size}"
+        raise UsageError("option", "--crop", why, "choose a smaller one")
     if not crop:
         size = (load_size,) * 2 if load_size else _size(read_first())
         return {"size": size, "load_size": load_size}
@@ -348,14 +348,14 @@ def _measure(
 
 
 def _domains_of(root: Path, split: str) -> tuple[_Rows, _Rows]:
-    """Return the rows of both domains and what makes images of them."""
+    """Return the rows of both domains and the functions that make images of them."""
     corpus = open_corpus(root)
     rows: tuple[Sequence[Any], Sequence[Any]] = (), ()
     if split in corpus.splits:
         unpaired = corpus.kind == "unpaired"
         rows = corpus.domains[split] if unpaired else (corpus.pairs(split),) * 2
     if bool(rows[0]) != bool(rows[1]):
-        why = f"has images of one domain only in split '{split}'"
+        why = f"has images of only one domain in split '{split}'"
         raise CorpusError("corpus", root, why, "add the other domain")
     return (rows[0], partial(_image_of, corpus, 0)), (rows[1], partial(_image_of, corpus, 1))
 
@@ -376,7 +376,7 @@ def open_pairs(config: RunConfig, split: str) -> PairedImages | None:
     layout = checks.channel_layout_of(config)
     option = _option_of_targets(config)
     if option and len({*layout.channels}) > 1:
-        why = f"makes inputs of targets, and the corpus maps {layout.label}"
+        why = f"makes inputs from targets, but the corpus maps {layout.label}"
         raise UsageError("option", option, why, "leave it out")
     corpus, first = pairs[0]
     swapped = config.direction == "BtoA"
@@ -403,7 +403,7 @@ def open_pairs(config: RunConfig, split: str) -> PairedImages | None:
 
 
 def _option_of_targets(config: RunConfig) -> str | None:
-    """Return the option by which inputs are made of targets, None if there is none."""
+    """Return the option by which inputs are made from targets, None if there is none."""
     if config.degrade is not None:
         return "--degrade"
     return "--clean-share" if config.clean_share else None
@@ -419,7 +419,7 @@ def _pairs_of(root: Path, split: str) -> _Rows:
     corpus = open_corpus(root)
     if corpus.kind != "paired":
         losses = " or ".join(name for name, loss in OBJECTIVES.items() if not loss.paired)
-        why = "is unpaired, and this loss needs pairs"
+        why = "is unpaired, but this loss needs pairs"
         raise UsageError("corpus", root, why, f"give a paired corpus, or --loss {losses}")
     return corpus.pairs(split) if split in corpus.splits else (), partial(_with_corpus, corpus)
 

@@ -1,4 +1,4 @@
-"""Deconvolution of images by the blur that the row of their pair names.
+"""Deconvolution of images by the blur that is recorded in the row of their pair.
 
 The input transform ``wiener`` of a run, and the baseline of that name.
 """

@@ -65,7 +65,7 @@ def uses_device_cache(cache: str, images: ImageSet, workers: int, device: torch.
         return cache == "device"
     size, free = images.for_training().nbytes, free_memory(str(device))
     if cache == "device" and size > free:
-        why = f"'device': the images need {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free there"
+        why = f"'device': the images need {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on it"
         raise UsageError("option", "--cache", why, "give --cache ram")
     fits = _obstacle(images, workers) is None and size <= SHARE_OF_DEVICE * free
     return cache == "device" or fits
@@ -75,5 +75,5 @@ def _obstacle(images: ImageSet, workers: int) -> str | None:
     if images.min_side:
         return "the images have different sizes"
     if images.on_the_fly is not None and not images.on_the_fly.is_linear:
-        return "this degradation runs on images in memory"
+        return "this degradation runs on images in main memory"
     return "with --workers other processes read the images" if workers else None

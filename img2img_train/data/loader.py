@@ -1,4 +1,4 @@
-"""Batches: which images a step sees, and how they get onto the device.
+"""Batches: which images a step sees, and how they reach the device.
 
 The position of a run is one integer, the step: ``SamplingPlan`` computes from it the images, their
 order and their augmentation. Reading from memory, from disk or in worker processes gives the same
@@ -257,7 +257,7 @@ def _degrade(on_the_fly: OnTheFly, raw: RawBatch, pairs: Sequence[Pair], epoch: 
         size = raw.targets.shape[1], raw.targets.shape[2]
         return replace(raw, operators=on_the_fly.operators(pairs, epoch, size))
     inputs, targets = raw.inputs, raw.targets
-    # check_device_cache sees to it.
+    # check_device_cache has made sure of it.
     assert isinstance(inputs, np.ndarray)
     assert isinstance(targets, np.ndarray)
     # The degradation sees the final crop, so that its border is that of the crop, as on the device.

@@ -1,4 +1,4 @@
-"""Pairs as a torch Dataset, for training loops of one's own."""
+"""Pairs as a torch Dataset, for your own training loop."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def catch_out_of_memory(
 def free_memory(device: str = "cpu", root: Path = Path("/")) -> int:
     """Return the free bytes of a CUDA device, else those of the host, or of this container.
 
-    A cautious 2 GiB where the system does not tell. ``root`` holds the folders proc and sys.
+    A cautious 2 GiB where the system does not say. ``root`` holds the folders proc and sys.
     """
     if device.startswith("cuda"):
         import torch

@@ -68,7 +68,7 @@ class Processes:
     def check_batch(self, count: int) -> None:
         """Raise UsageError if ``count`` images cannot be shared evenly."""
         if count % self.world_size:
-            why = f"{count} images a step cannot be shared evenly by {self.world_size} processes"
+            why = f"{count} images per step cannot be divided among {self.world_size} processes"
             hint = f"give a multiple of {self.world_size}, or another --nproc-per-node"
             raise UsageError("option", "--batch", why, hint)
 
@@ -164,7 +164,7 @@ def collective() -> Iterator[None]:
         if is_out_of_memory(error):
             raise
         why = f"another process ended ({str(error).partition(chr(10))[0][:100]})"
-        hint = "see its message; the same command continues from the last checkpoint"
+        hint = "see its message; run the same command again to continue from the last checkpoint"
         raise ProcessLost("run", why=why, hint=hint) from None
 
 

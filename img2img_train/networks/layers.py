@@ -141,7 +141,7 @@ class ReflectionPad(nn.ReflectionPad2d):
         return x
 
 
-# Of the thread: several may call one model at once.
+# Per thread: several may call one model at once.
 _SEEDS: ContextVar[tuple[int, ...]] = ContextVar("seeds", default=())
 
 

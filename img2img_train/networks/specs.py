@@ -136,8 +136,8 @@ class NetworkSpec(FrozenModel):
         """Raise UsageError if the network cannot train on ``images`` images of this size."""
         row = NETWORKS[self.name]
         if self.name in get_args(DiscriminatorName) and min(height, width) < row.smallest:
-            why = f"needs sides of at least {row.smallest} pixels, the images are {width}x{height}"
-            hint = "choose a smaller one, or build the corpus larger"
+            why = f"needs sides of at least {row.smallest} pixels, but images are {width}x{height}"
+            hint = "choose a smaller network, or build the corpus with larger images"
             raise UsageError("network", self.name, why, hint)
         rows, columns = self.padded_side(height), self.padded_side(width)
         if rows * columns > MAX_PADDING * height * width:

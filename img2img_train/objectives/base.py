@@ -67,7 +67,7 @@ class Objective(FrozenModel):
     """
 
     paired: ClassVar[bool] = True
-    # Whether the checkpoint with the best PSNR on held-out images is handed over, or the newest.
+    # True: the checkpoint with the best PSNR on held-out images is used; False: the newest.
     best_by_psnr: ClassVar[bool] = True
     reverse_generator: ClassVar[str | None] = None
     sample_columns: ClassVar[tuple[str, ...]] = ("input", "output", "target")

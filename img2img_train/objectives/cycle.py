@@ -106,7 +106,7 @@ class CycleGan(CycleObjective):
         """Return the networks; UsageError for an identity loss between unequal channels."""
         if self.identity_weight and channels[0] != channels[1]:
             why = f"compares images of {channels[0]} and {channels[1]} channels"
-            raise UsageError("option", "--identity-weight", why, "give --identity-weight 0")
+            raise UsageError("option", "--identity-weight", why, "set --identity-weight 0")
         return super().networks(channels)
 
     def phases(self) -> tuple[Phase, ...]:

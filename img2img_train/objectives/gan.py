@@ -25,8 +25,8 @@ LOSS_LIMITS: Final = {"vanilla": 1e4, "lsgan": 1e6, "wgan": float("inf"), "wgan-
 class GanObjective(Objective):
     """Base class of objectives with discriminators; subclasses say which images those see."""
 
-    # No score tells when a GAN is at its best, and PSNR least of all, because it prefers blurred
-    # images: the newest checkpoint is handed over.
+    # No score tells when a GAN is at its best, PSNR least of all, because it prefers blurred
+    # images: the newest checkpoint is used.
     best_by_psnr: ClassVar[bool] = False
     discriminators: ClassVar[tuple[str, ...]] = ("discriminator",)
 
@@ -52,7 +52,7 @@ class GanObjective(Objective):
     def _check_clip_value(self) -> Self:
         default = type(self).model_fields["clip_value"].default
         if self.gan_mode != "wgan" and self.clip_value != default:
-            why, hint = "--clip-value belongs to --gan-mode wgan", "give that too, or leave it out"
+            why, hint = "--clip-value needs --gan-mode wgan", "add that, or leave it out"
             raise ValueError(f"{why}; {hint}")
         return self
 

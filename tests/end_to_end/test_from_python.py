@@ -365,7 +365,7 @@ def test_a_build_runs_beside_another_pool_of_joblib(home: Path) -> None:
     [
         (("blurr", "photos", "x"), {}, "did you mean 'blur'"),
         (("select", "photos", "x"), {}, "does not make a corpus"),
-        (("blur", "photos"), {}, "takes source, out, got 1"),
+        (("blur", "photos"), {}, "takes source, out, but got 1"),
         (("blur", "photos", "x"), {"sgma": 3}, "did you mean 'sigma'"),
         (("blur", "photos", "x"), {"source": "y"}, "'--source': not an option of 'blur'"),
         (("lab", "photos", "x"), {"sourc": "y"}, "'--sourc': not an option of 'lab'; choose"),
@@ -559,7 +559,7 @@ def test_load_takes_the_options_of_translate(home: Path) -> None:
     assert (model.loaded.config.test_norm, model.settings.tile) == ("batch", 64)
     with pytest.raises(data.UsageError, match=r"--tiel.*did you mean 'tile'"):
         train.load("runs/unet", tiel=64)
-    with pytest.raises(data.UsageError, match="there is no cpu:1 here"):
+    with pytest.raises(data.UsageError, match="cpu:1 is not available"):
         train.load("runs/unet", device="cpu:1")
     big = np.arange(12, dtype=">u2").reshape(2, 2, 3)
     assert np.array_equal(model(big), model(big.astype(np.uint16)))

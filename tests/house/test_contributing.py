@@ -122,4 +122,4 @@ def test_a_new_objective_has_an_option_of_its_own(copy: Path) -> None:
     fit = "img2img_train", "fit"
     assert "--delta" in run_in(copy, *fit, "--loss", "huber", "--help")
     error = run_in(copy, *fit, "corpus", "--loss", "l2", "--delta", "0.1", fails=True)
-    assert "'--delta': is not a setting of the loss l2; it is one of huber" in error
+    assert "'--delta': is not a setting of the loss l2; it belongs to huber" in error

@@ -108,7 +108,7 @@ def test_16_bits_are_resized_as_8() -> None:
 
 
 def test_a_crop_beyond_the_load_size_is_one_line(mixed: Path) -> None:
-    with pytest.raises(UsageError, match="more than --load-size 20"):
+    with pytest.raises(UsageError, match="larger than --load-size 20"):
         RunData.open(small_config("l2", mixed, load_size=20, crop=24))
 
 
@@ -140,7 +140,7 @@ def test_restorers_train_on_crops_of_large_images(
 def test_images_that_are_not_square_cannot_be_turned(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "c", {"train": 2}, size=(16, 32))
     config = RunConfig(corpora=corpus, rotate=True)
-    with pytest.raises(UsageError, match=r"--rotate.*16x32; give --crop"):
+    with pytest.raises(UsageError, match=r"--rotate.*16x32; add --crop"):
         RunData.open(config)
 
 
@@ -265,7 +265,7 @@ def test_wrong_sizes_in_a_manifest_are_detected(tmp_path: Path) -> None:
     corpus = write_mixed(tmp_path / "c")
     manifest = corpus / "train/metadata.jsonl"
     manifest.write_text(manifest.read_text().replace('"kind"', '"width": 99, "height": 99, "kind"'))
-    with pytest.raises(CorpusError, match=r"99x99, the first one is 40x24"):
+    with pytest.raises(CorpusError, match=r"99x99, but the first one is 40x24"):
         loop.dry_run(small_config("l2", corpus, tmp_path / "run"))
     with pytest.raises(CorpusError, match=r"\d+\.png.*--crop 50"):
         loop.fit(small_config("l2", corpus, tmp_path / "run", crop=50), Display())

@@ -103,7 +103,7 @@ def test_runs_are_equal_and_resume_with_another_cache(loss: str, tmp_path: Path)
 
 
 REJECTED: dict[str, tuple[dict[str, Any], str]] = {
-    "noise": ({"degrade": OTHER}, "this degradation runs on images in memory"),
+    "noise": ({"degrade": OTHER}, "this degradation runs on images in main memory"),
     "workers": ({"workers": 2}, "with --workers other processes read"),
     "crop": ({"crop": 16}, "different sizes"),
 }
@@ -137,6 +137,6 @@ def test_auto_uses_the_device_if_there_is_room(
     assert not uses_device_cache("auto", data.train, 0, cuda)
     assert uses_device_cache("device", data.train, 0, cuda)
     free[0] = size - 1
-    with pytest.raises(UsageError, match="GB are free there; give --cache ram"):
+    with pytest.raises(UsageError, match="GB are free on it; give --cache ram"):
         uses_device_cache("device", data.train, 0, cuda)
     check_device_cache("device", data.train, 0)

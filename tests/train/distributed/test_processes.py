@@ -253,7 +253,7 @@ def test_micro_batches_of_all_processes_have_the_order_of_the_step(
 
 def test_devices_that_cannot_be_shared_are_rejected() -> None:
     assert local_device("cpu", TorchrunEnv(1, 2, 1, 2)) == torch.device("cpu")
-    with pytest.raises(UsageError, match="3 images a step cannot be shared evenly by 2 processes"):
+    with pytest.raises(UsageError, match="3 images per step cannot be divided among 2 processes"):
         Processes(0, 2).check_batch(3)
     with pytest.raises(UsageError, match="mps supports a single process"):
         local_device("mps", TorchrunEnv(1, 2, 1, 2))

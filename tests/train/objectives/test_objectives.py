@@ -109,7 +109,7 @@ def test_published_defaults_are_filled_in_and_overridden() -> None:
     [
         (
             {"loss": "l2", "identity_weight": 1},
-            "'--identity-weight': is not a setting of the loss l2; it is one of cyclegan",
+            "'--identity-weight': is not a setting of the loss l2; it belongs to cyclegan",
         ),
         ({"loss": "pix2pixel"}, "'--loss': 'pix2pixel' is unknown; did you mean 'pix2pix'"),
         ({"objective": {}}, "'--objective': unknown"),
@@ -235,7 +235,7 @@ def test_norms_follow_the_generator_and_the_penalty() -> None:
 def test_identity_between_unequal_channels_is_rejected() -> None:
     with pytest.raises(
         UsageError,
-        match="'--identity-weight': compares images of 1 and 2 channels; give --identity-weight 0",
+        match="'--identity-weight': compares images of 1 and 2 channels; set --identity-weight 0",
     ):
         CycleGan().networks((1, 2))
     assert len(CycleGan(identity_weight=0).networks((1, 2))) == 4
