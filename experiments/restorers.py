@@ -217,7 +217,7 @@ def command(
     """
     for name in only:
         if name not in ROWS:
-            raise UsageError("option", "--only", f"knows no '{name}'", did_you_mean(name, ROWS))
+            raise UsageError("option", "--only", f"'{name}' is unknown", did_you_mean(name, ROWS))
     done = commands(data, only or list(ROWS), seeds, threads)
     if dry_run:
         click.echo("\n".join(map(str, done)))

@@ -191,7 +191,7 @@ def fit_baselines(asked: str, corpus: Corpus, split: str, read: ReadPair) -> Fit
         if baseline.suits & traits or (asked != "auto" and baseline.blind and sample):
             settings[name] = _fit(baseline, sample)
         elif asked != "auto":
-            notes.append(f"no baseline {name}: it does not suit the degradation of the corpus")
+            notes.append(f"baseline {name} left out: it does not suit this degradation")
     return FittedBaselines(degradation, settings, tuple(notes))
 
 
@@ -204,8 +204,8 @@ def _names(asked: str) -> list[str]:
         if name not in BASELINES:
             hint = did_you_mean(name, [*BASELINES, "auto", "none"])
             if name in {"auto", "none"}:
-                hint = "give it alone"
-            raise UsageError("option", "--baselines", f"knows no '{name}'", hint)
+                hint = "use it alone"
+            raise UsageError("option", "--baselines", f"'{name}' is not a baseline", hint)
     return [name for name in BASELINES if name in names]
 
 

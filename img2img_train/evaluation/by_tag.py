@@ -83,7 +83,7 @@ def choose_tags(
         for name in asked:
             if len(counts.get(name, ())) > MAX_VALUES_ASKED:
                 why = f"has {len(counts[name]):,} values in these images"
-                raise UsageError("tag", name, why, f"choose one with at most {MAX_VALUES_ASKED}")
+                raise UsageError("tag", name, why, f"choose a tag with at most {MAX_VALUES_ASKED}")
         missing = [f"no image has a tag {name}" for name in asked if name not in counts]
         return [name for name in dict.fromkeys(asked) if name in counts], missing
     # A person's name or a time stamp has about as many values as there are images: no groups to
@@ -94,7 +94,7 @@ def choose_tags(
             crowded.append(f"{name} ({len(values):,} values)")
         elif len(values) > 1:
             chosen.append(name)
-    note = f"not scored by {', '.join(crowded)}: too many for {len(attributes):,} images"
+    note = f"not scored by {', '.join(crowded)}: too many values for {len(attributes):,} images"
     return chosen, [note] if crowded else []
 
 

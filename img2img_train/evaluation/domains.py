@@ -59,7 +59,7 @@ def images_of(corpus: Corpus, split: str, networks: PerceptualNetworks) -> list[
         raise no_split(corpus, split)
     if networks.inception is None:
         hint = "give --fid WEIGHTS, the Inception weights of pytorch-fid"
-        raise UsageError("corpus", corpus.root, "is unpaired, so only FID scores it", hint)
+        raise UsageError("corpus", corpus.root, "is unpaired, so it needs FID", hint)
     if min(map(len, corpus.domains[split])) < 2:
         why = f"has fewer than two images in a domain of split '{printable(split)}'"
         raise CorpusError("corpus", corpus.root, why, "FID needs at least two")
@@ -80,9 +80,9 @@ def evaluate_domains(
     colors, notes = None, note_on_few_images(min(len(sources), len(targets)))
     if scoring.color_transfer and (colors := _colors_of_domain(corpus, split, swapped)) is None:
         why = "it is fitted on another split, and no other has images of that domain"
-        notes.append(f"no baseline {COLOR_TRANSFER}: {why}")
+        notes.append(f"baseline {COLOR_TRANSFER} left out: {why}")
     if scoring.by or scoring.metrics or scoring.perceptual.lpips:
-        notes.append("--lpips, --metrics and --by score single images, which needs pairs: left out")
+        notes.append("--lpips, --metrics and --by have no effect: they need pairs")
     sets = _statistics(model, corpus, sources, targets, colors, scoring)
     target = sets.pop(TARGET)
     scores = {name: found.scores(target) for name, found in sets.items()}
@@ -137,7 +137,7 @@ def _statistics(
     passes = {name: one for name, one in passes.items() if name not in known}
     left = sum(len(images) for images, _ in passes.values())
     inception, done = scoring.perceptual.inception, 0
-    assert inception is not None  # `images_of` sees to it
+    assert inception is not None  # `images_of` has checked it
     for name, (images, change) in passes.items():
         known[name] = SetStatistics(inception)
         read = ((image, corpus.read_image(image.input, exact=True)) for image in images)

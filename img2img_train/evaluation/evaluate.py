@@ -93,7 +93,7 @@ def evaluate_run(
     """Score one run on one corpus and keep the result in ``RUN/evaluation/`` for the run's report.
 
     Writes ``CORPUS-SPLIT.json`` (the means, the protocol and ``gallery`` images: the worst two
-    thirds by PSNR, then others evenly through the rest) and ``CORPUS-SPLIT.csv`` (every image).
+    thirds by PSNR, then others spread evenly over the rest) and ``CORPUS-SPLIT.csv`` (every image).
     Raises as ``evaluate_matrix``.
     """
     opened = open_corpus(corpus)
@@ -139,7 +139,7 @@ def _metric_names(settings: EvaluateSettings) -> tuple[str, ...]:
     for name in metrics:
         if name not in IMAGE_METRICS:
             hint = did_you_mean(name, IMAGE_METRICS)
-            raise UsageError("option", "--metrics", f"knows no '{name}'", hint)
+            raise UsageError("option", "--metrics", f"'{name}' is unknown", hint)
     return metrics
 
 
@@ -178,7 +178,7 @@ def _evaluate(
         if config.input != "plain":
             test_time["input"] = config.input
             if stated_degradation(corpus) is None:
-                notes += (f"the corpus names no blur, so --input {config.input} changed nothing",)
+                notes += (f"the corpus states no blur, so --input {config.input} changed nothing",)
     if scoring.swapped:
         # The baselines undo the degradation of the input, which is the target here.
         scoring = replace(scoring, baselines=score.NO_BASELINES)
@@ -208,7 +208,7 @@ def outputs_in(folder: Path) -> score.OutputsOfPairs:
     """
     found, taken = defaultdict[str, list[Path]](list), dict[Path, str]()
     if not folder.is_dir():
-        raise UsageError("folder", folder, "no such folder", "give the one with the outputs")
+        raise UsageError("folder", folder, "no such folder", "give the folder with the outputs")
     for path in sorted(folder.rglob("*")):
         if is_image_name(os.fsencode(path.name)):
             relative = path.relative_to(folder).with_suffix("").as_posix()
@@ -223,8 +223,8 @@ def outputs_in(folder: Path) -> score.OutputsOfPairs:
             hint = "name the outputs after the keys of the corpus or after its sources"
             raise CorpusError("folder", folder, why, hint)
         if (other := taken.setdefault(paths[0], pair.key)) != pair.key:
-            why = f"is the only one of '{printable(other)}' and '{printable(pair.key)}'"
-            raise CorpusError("image", paths[0], why, "name the outputs after the whole keys")
+            why = f"is the only output for both '{printable(other)}' and '{printable(pair.key)}'"
+            raise CorpusError("image", paths[0], why, "name the outputs after the full keys")
         policy = ReadPolicy(depth=16 if input.dtype == np.uint16 else 8)
         try:
             output = io.read(paths[0], policy).pixels
@@ -233,7 +233,7 @@ def outputs_in(folder: Path) -> score.OutputsOfPairs:
         if output.shape != input.shape:
             sizes = [f"{p.shape[1]} x {p.shape[0]} pixels" for p in (output, input)]
             hint = "outputs are scored at the size of the corpus"
-            raise CorpusError("image", paths[0], f"is {sizes[0]}, its input {sizes[1]}", hint)
+            raise CorpusError("image", paths[0], f"is {sizes[0]}, but its input {sizes[1]}", hint)
         return output
 
     return lambda pairs, inputs: np.stack(list(map(read, pairs, inputs)))
@@ -284,11 +284,11 @@ def parse_limits(texts: Sequence[str], supplied: Collection[str] = ()) -> dict[s
         name, _, number = text.partition("=")
         if name not in METRICS:
             hint = did_you_mean(name, METRICS)
-            raise UsageError("option", "--fail-under", f"knows no '{name}'", hint)
+            raise UsageError("option", "--fail-under", f"'{name}' is unknown", hint)
         if name in ON_DEMAND and name not in supplied:
-            why, hint = f"asks for {METRICS[name].label}", f"give --metrics {name} too"
+            why, hint = f"needs {METRICS[name].label}", f"add --metrics {name}"
             if name in PERCEPTUAL_METRICS:
-                why, hint = f"{why}, which needs weights", f"give --{name} too"
+                why, hint = f"{why}, which needs weights", f"add --{name}"
             raise UsageError("option", "--fail-under", why, hint)
         try:
             limits[name] = float(number)

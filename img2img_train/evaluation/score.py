@@ -1,7 +1,7 @@
 """Scores of a model on the pairs of a corpus: every image by every metric, next to baselines.
 
 The input baseline is the score of the input against the target, as if the input were the output: a
-model that does not beat it is of no use. The others are classical restorations (`baselines`). A
+model that does not beat it is useless. The others are classical restorations (`baselines`). A
 gain is positive where the model is better (PSNR and SSIM: output minus baseline; MAE: baseline
 minus output). Images are compared as RGB, at the depth of the
 corpus, in units of 8-bit levels.
@@ -44,7 +44,7 @@ KEPT_BYTES: Final = 1 << 28
 NO_NETWORKS: Final = PerceptualNetworks()
 INPUT: Final = "input"
 """Name of the input baseline."""
-OF_EQUALS: Final = "the PSNR says how far the model changes them"
+OF_EQUALS: Final = "the PSNR shows how much the model changes them"
 """Meaning of a PSNR where inputs equal their targets."""
 NO_BASELINES: Final = FittedBaselines()
 
@@ -185,7 +185,7 @@ class Evaluation(MeanScores):
 
     @property
     def headline(self) -> str:
-        """Name of the metric that words are about: "psnr", or "fid" where there are no pairs."""
+        """Name of the metric of the conclusion: "psnr", or "fid" where there are no pairs."""
         return "psnr" if "psnr" in self.scores else "fid"
 
     @property
@@ -350,7 +350,7 @@ def _equal_pairs(rows: Sequence[ImageScores]) -> Iterator[str]:
     if equal := sum(row.input_scores["psnr"] == PSNR_CAP for row in rows):
         effect = f"there is nothing to gain; {OF_EQUALS}"
         if equal < len(rows):
-            effect = f"each is {PSNR_CAP:g} dB in the mean of the input, so compare PSNR, not gains"
+            effect = f"each counts as {PSNR_CAP:g} dB in the input's mean; compare PSNR, not gains"
         yield f"{equal:,} of {len(rows):,} inputs equal their targets: {effect}"
 
 
@@ -384,7 +384,7 @@ def read_pair(corpus: Corpus, pair: Pair, swapped: bool = False) -> tuple[Pixels
     """
     input, target = corpus.read(pair, exact=True)
     if input.shape != target.shape:
-        why = "is of another size than its target"
+        why = "differs in size from its target"
         raise CorpusError("image", pair.input, why, "verify the corpus")
     if swapped:
         input, target = target, input

@@ -30,7 +30,7 @@ class Model:
     """A trained model, a function of images of any size.
 
     Takes H x W or H x W x C of uint8 or uint16 (RGB, RGBA or gray), a batch N x H x W x C or a list
-    of such, the path of an image, or a PIL image, which gives a PIL image; every other gives an
+    of such, the path of an image, or a PIL image, which gives a PIL image; anything else gives an
     array. The output is that of ``img2img-train translate``, in tiles, with the channels that the
     model restores: RGB also for a gray array, unless gray inputs had gray targets in training; RGBA
     stays RGBA where the model restores RGB. Raises UsageError for anything else, Img2ImgError for a
@@ -63,12 +63,12 @@ class Model:
             return Image.fromarray(to_8_bit(output) if deep else output)
         if isinstance(image, str | os.PathLike):
             if Path(image).is_dir():
-                raise UsageError("image", image, "is a folder", "give its images one by one")
+                raise UsageError("image", image, "is a folder", "pass its images one by one")
             with unreadable("image", str(image)):
                 check_readable(os.fsencode(image))
                 file = Path(image).read_bytes()
                 return self._restored(decode_image(file, self.settings).pixels)
-        hint = "give H x W x C, uint8 or uint16"
+        hint = "pass H x W x C, uint8 or uint16"
         pixels = to_array(image, hint)
         if pixels.ndim == 4 and len(pixels):
             return np.stack([self(one) for one in pixels])
@@ -76,7 +76,7 @@ class Model:
             pixels = pixels.astype(pixels.dtype.newbyteorder("="))
         channels = pixels.shape[2:] if pixels.ndim > 1 and pixels.size else (0,)
         if channels not in {(), (1,), (3,), (4,)} or pixels.dtype not in (np.uint8, np.uint16):
-            raise UsageError("image", None, f"is {pixels.shape} of {pixels.dtype}", hint)
+            raise UsageError("image", None, f"is {pixels.dtype} of shape {pixels.shape}", hint)
         output = self._restored(pixels[..., 0] if channels == (1,) else pixels)
         if channels == (4,) and output.shape[2] < self.loaded.spec.outputs:
             # The channels of an array, unlike those of a file, do not depend on its colors.
@@ -102,7 +102,7 @@ def _of_pil(image: Image.Image) -> Pixels:
     # As for files: EXIF orientation is applied, palettes and CMYK become RGB, alpha is kept.
     upright = ImageOps.exif_transpose(image)
     if upright.mode in {"I", "F"}:
-        hint = "give it as L, RGB, RGBA or I;16, or as an array"
+        hint = "convert it to L, RGB, RGBA or I;16, or to an array"
         raise UsageError("image", None, f"has mode {upright.mode}, whose range is unknown", hint)
     if upright.mode == "I;16B":
         return np.asarray(upright).astype(np.uint16)

@@ -45,7 +45,7 @@ def list_images(source: Path, out: Path | None = None) -> tuple[bytes, list[byte
     if out is not None:
         images, results = (Path(os.path.realpath(p)) for p in (os.fsdecode(root), out))
         if results == images:
-            hint = "give another folder, so that no image is overwritten"
+            hint = "choose another folder, so that no image is overwritten"
             raise UsageError("output", out, "is the folder of the images", hint)
         if results.is_relative_to(images):
             inner = os.fsencode(results.relative_to(images).as_posix())
@@ -85,7 +85,7 @@ def is_one_file(source: Path, out: Path) -> bool:
     if not piped and not (source.is_file() and (named or str(out) == STDIO) and not out.is_dir()):
         return False
     if not piped and out.exists() and out.samefile(source):
-        raise UsageError("output", out, "is the source itself", "give another name")
+        raise UsageError("output", out, "is the source itself", "choose another name")
     video = is_video(os.fsencode(source.name))
     formats = [f".{name}" for name in VIDEO_FORMATS] if video else [*IMAGE_FORMATS]
     # An image may go to standard output, or to a name that tells nothing: --format decides.
@@ -138,4 +138,4 @@ def check_readable(name: bytes) -> None:
     """Raise Rejected if a file name ends as those of a format that is not read."""
     # By the name: raw files of cameras are TIFF files, of which only a preview could be read.
     if _suffix(name) in NOT_READ:
-        raise Rejected("unsupported-format", f".{_suffix(name).decode()} is not read; convert it")
+        raise Rejected("unsupported-format", f"convert .{_suffix(name).decode()} files first")

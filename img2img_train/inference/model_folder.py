@@ -153,7 +153,7 @@ def _card(
 
 
 def _corpus(path: Path) -> dict[str, Any]:
-    """Return what a card says of a corpus: its name alone if it is gone."""
+    """Return what a card states about a corpus: only its name if it is gone."""
     with contextlib.suppress(Img2ImgError, LookupError, AttributeError):
         found = read_object(path / CORPUS_FILE)
         recipe = {n: v for n, v in found["recipe"].items() if v is not None}

@@ -8,7 +8,7 @@ Input and output of the ONNX graph are plain images, so a program needs nothing 
 
 Scaling to [-1, 1] and back, conversion to gray, to L and from Lab, and mirroring up to the
 network's multiple are nodes of the graph. Dropout is off. The file is compared with torch before
-it is handed over.
+it is written.
 
 The page holds that graph and ONNX Runtime Web (npm package onnxruntime-web, supplied by the user).
 It opens from a file and makes no requests.
@@ -205,7 +205,7 @@ def _compare(
             expected = network(torch.from_numpy(batch)).numpy()
         (output,) = session.run(None, {"image": batch})
         if output.shape != expected.shape:
-            why = f"gives {output.shape}, torch {expected.shape}"
+            why = f"returns {output.shape}, but torch {expected.shape}"
             raise Img2ImgError("ONNX file", out, why)
         worst = max(worst, int(np.abs(output.astype(np.int16) - expected).max()))
     return Parity(sum(map(len, batches)), max(max(b.shape[1:3]) for b in batches), worst)
@@ -220,7 +220,7 @@ def export_page(model: LoadedModel, out: Path, runtime: Path | None, opset: int 
     """
     count = count_parameters(model.generator)
     if count > MAX_PAGE_PARAMETERS:
-        limit = f"the limit of a page is {MAX_PAGE_PARAMETERS / 1e6:.0f}"
+        limit = f"but a page holds at most {MAX_PAGE_PARAMETERS / 1e6:.0f}"
         why = f"has {count / 1e6:.1f} million parameters, {limit}"
         hint = "export it as .onnx, or train a narrower one with --width"
         raise UsageError("model", model.path, why, hint)

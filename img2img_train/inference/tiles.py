@@ -162,14 +162,14 @@ def choose_tiling(
     takes at most half of the free memory.
     """
     spec, side, tile = model.spec, max(height, width), settings.tile or TILE
-    hint = f"--tile {side} uses one, if memory allows"
+    hint = f"--tile {side} uses a single tile, if memory allows"
     by_image = uses_image_statistics(model.generator)
     if by_image and settings.tile is None and side > tile:
         pixels = spec.padded_side(height) * spec.padded_side(width)
         need, free = pixels * bytes_per_pixel(model), free_memory(str(model.device))
         tile = side if need <= free * SHARE_OF_MEMORY else tile
-        figures = f"up to {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
-        hint = f"the whole takes {figures}; {hint}"
+        figures = f"up to {need / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free"
+        hint = f"the whole image takes {figures}; {hint}"
     tiling = Tiling(tile, settings.overlap, spec.multiple, settings.batch, spec.smallest)
     if not by_image or len(tiling.starts(side)) == 1:
         return tiling, []

@@ -82,9 +82,9 @@ def blur_of(model: LoadedModel, settings: TranslateSettings) -> Steps:
     sigma, needs = settings.sigma, model.config.input == "wiener"
     if needs and sigma is None:
         hint = "give the standard deviation of the images' Gaussian blur, pixels (0: no blur)"
-        raise UsageError("option", "--sigma", "is missing, and the model needs the blur", hint)
+        raise UsageError("option", "--sigma", "is missing, but the model needs it", hint)
     if sigma is not None and not needs:
-        raise UsageError("option", "--sigma", "belongs to fit --input wiener", "leave it out")
+        raise UsageError("option", "--sigma", "needs a model of --input wiener", "leave it out")
     return [(GaussianBlur(), {"sigma": sigma})] if sigma else []
 
 
@@ -199,10 +199,10 @@ def translate(
     blur_of(model, settings)  # before anything is written
     root, paths = list_images(source, out)
     if any(map(is_video, paths)):
-        # Now, and not after hours of images.
+        # Now, not after hours of work.
         load_extra("av", "video", "video")
     rows = []
-    with locked(out, "output", "wait for it, or give another folder"):
+    with locked(out, "output", "wait for it, or choose another folder"):
         log = _ResumeLog(out, model, settings)
         job = _FolderJob(model, settings, root, UniqueKeys(paths), log, progress, Translated(out))
         for number, path in enumerate(paths, 1):

@@ -158,7 +158,7 @@ def _transcode(
     if len(copies) < len(sounds):
         notes.append(f"the sound was left out: {format} cannot hold its codec")
     if count < video.frames:
-        notes.append(f"the header states {video.frames:,} frames, the file has {count:,}")
+        notes.append(f"the header states {video.frames:,} frames, but the file has {count:,}")
     return VideoInfo(count, shape[1], shape[0], tuple(notes))
 
 
@@ -230,7 +230,7 @@ def _opened(av: Any, file: BufferedReader, max_pixels: int) -> Iterator[Any]:
         # A stream can grow after its header: the decoder itself must reject larger frames.
         video.codec_context.options = {"max_pixels": str(max_pixels)}
         if any(entry.pos + entry.size > size for entry in video.index_entries):
-            raise Rejected("truncated", "its index names frames behind the end of the file")
+            raise Rejected("truncated", "its index names frames beyond the end of the file")
         yield source
 
 

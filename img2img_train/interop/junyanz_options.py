@@ -138,8 +138,8 @@ class _JunyanzPlace(Place):
 
 
 def _model_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
-    # There norm and dropout have a default per model, here per network: state them where the two
-    # differ.
+    # Norm and dropout have a default per model in the original, per network here: state them where
+    # the two differ.
     cycle, net = options["model"] == "cycle_gan", options.get("netG", "")
     if not net.startswith("unet" if cycle else "resnet"):
         return {}
@@ -180,7 +180,7 @@ def _sizes(options: Mapping[str, Any]) -> tuple[int, int, str]:
     load, crop = options.get("load_size", 286), options.get("crop_size", 256)
     how = options.get("preprocess", "resize_and_crop")
     if crop < 1 or (how == "resize_and_crop" and load < crop):
-        why = f"is {crop}, --load_size is {load}"
+        why = f"is {crop}, but --load_size is {load}"
         raise UsageError("option", "--crop_size", why, "give 1 or more, and at most --load_size")
     return load, crop, how
 
@@ -206,14 +206,14 @@ def _notes(options: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str,
         ("dataset_mode", options.get("dataset_mode", DATASETS[model]) != DATASETS[model],
          "no counterpart; the corpus determines how images are paired"),
         ("lambda_B" if "lambda_B" in options else "lambda_A", weights[0] != weights[1],
-         f"both cycles have --cycle-weight, there they have {weights[0]:g} and {weights[1]:g}"),
+         f"both cycles have --cycle-weight; the original has {weights[0]:g} and {weights[1]:g}"),
         ("n_layers_D", "n_layers_D" in options and options.get("netD") != "n_layers",
-         "has no effect without --netD n_layers, as there"),
-        # There the penalty is defined, but no model calls it.
+         "has no effect without --netD n_layers, as in the original"),
+        # The original defines the penalty, but no model calls it.
         ("gan_mode", options.get("gan_mode") == "wgangp",
-         "there the critic has neither a gradient penalty nor clipped weights; here it has the "
+         "the original critic has neither a gradient penalty nor clipped weights; here it has the "
          "penalty, and instance norm in place of batch norm"),
-        ("norm", norm == "none", "here convolutions then have biases, there they have none"),
+        ("norm", norm == "none", "convolutions then have biases, unlike in the original"),
         ("norm", norm.startswith("sync"), "processes of torchrun always share statistics"),
         ("gpu_ids", gpus.strip("0") and "device" not in settings,
          f"select the GPU by CUDA_VISIBLE_DEVICES={gpus}"),
@@ -221,9 +221,9 @@ def _notes(options: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str,
          f"{len(gpus.split(','))} -m img2img_train"),
         ("suffix", "{" in options.get("suffix", ""), "names in braces are not replaced"),
         ("lr_policy", policy in ("step", "plateau"), UNSUPPORTED["lr_decay_iters"]),
-        # CosineAnnealingLR there has T_max = n_epochs, but runs for n_epochs + n_epochs_decay.
+        # The original has T_max = n_epochs, but trains n_epochs + n_epochs_decay epochs.
         ("lr_policy", policy == "cosine",
-         "the rate falls once over all epochs; there it rises again after --n_epochs"),
+         "the rate falls once over all epochs; in the original it rises again after --n_epochs"),
     )  # fmt: skip
     notes = {name: note for name, applies, note in rules if applies}
     return notes | {name: UNSUPPORTED[name] for name in options if name in UNSUPPORTED}

@@ -72,7 +72,7 @@ def _names(spec: NetworkSpec) -> dict[str, str]:
     names = list(build_on_meta(spec).state_dict())
     if spec.norm != "none":
         return dict(zip(names, names, strict=True))
-    # There an empty layer takes the place of the norm, and only the last convolution has a bias.
+    # The repository puts an empty layer in place of the norm; only its last convolution has a bias.
     numbered = build_on_meta(spec.model_copy(update={"norm": "instance"})).state_dict()
     pairs = zip(numbered, names, strict=True)
     return {n: here for n, here in pairs if here.endswith("weight") or here == names[-1]}
@@ -99,7 +99,7 @@ def import_weights(
     spec = spec_of(tensors, path, dropout)
     color: ColorSpace = "lab" if (spec.inputs, spec.outputs) == (1, 2) else "rgb"
     if not ChannelLayout(color, (spec.inputs, spec.outputs)).is_supported:
-        why = f"take {spec.inputs} channels to {spec.outputs}"
+        why = f"map {spec.inputs} channels to {spec.outputs}"
         raise CheckpointError("weights", path, why, "images are RGB or gray, or L to ab")
     network, used = build_on_meta(spec), _used(tensors, spec.norm)
     # Biases that the repository does not have are zero.
@@ -136,7 +136,7 @@ def export_pth(model: LoadedModel, out: Path) -> None:
         raise UsageError("network", spec.name, f"has no counterpart in {REPOSITORY}", hint)
     own, names = model.generator.state_dict(), _names(spec)
     if any(bool(own[name].any()) for name in own.keys() - names.values()):
-        why, hint = "has biases, which it does not have there", "train with another --norm"
+        why, hint = "has biases, unlike that of the repository", "train with another --norm"
         raise UsageError("network", f"{spec.name} with --norm none", why, hint)
     state = OrderedDict((there, own[here].cpu().clone()) for there, here in names.items())
     content = BytesIO()

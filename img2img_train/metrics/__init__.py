@@ -1,4 +1,4 @@
 """Metrics of images and of sets of images, and the confidence intervals of their means.
 
-Which models and corpora are scored is the matter of `evaluation`.
+The choice of models and corpora to score belongs to `evaluation`.
 """

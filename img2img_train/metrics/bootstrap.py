@@ -38,7 +38,7 @@ def resampled_means(values: NDArray[np.float64], groups: Sequence[str]) -> NDArr
     """
     names, member = np.unique(np.asarray(groups), return_inverse=True)
     count = len(names)
-    # Whole groups are drawn: crops of one photo are not independent, and forty of them tell no more
+    # Whole groups are drawn: crops of one photo are not independent, and forty of them say no more
     # about the next photo than one does.
     sums = np.zeros((count, values.shape[1]))
     np.add.at(sums, member, values)

@@ -157,7 +157,7 @@ def load_lpips(network: Path, heads: Path, device: torch.device) -> Lpips:
             channels = bias.numel()
             shapes = (channels, width, kernel, kernel), (channels,)
             if (weight.shape, bias.shape) != shapes or not 0 < channels <= MAX_CHANNELS:
-                raise CheckpointError("weights", network, f"hold a {name} of a wrong shape", other)
+                raise CheckpointError("weights", network, f"hold a {name} of wrong shape", other)
             weights[index] = weight.float().to(device), bias.float().to(device)
             width = channels
         widths.append(width)

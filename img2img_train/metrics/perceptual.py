@@ -98,4 +98,4 @@ def note_on_few_images(count: int) -> list[str]:
     if count > FEATURES:
         return []
     why = f"no more than the {FEATURES:,} features, so it is far too high"
-    return [f"FID of {count:,} images: {why}; compare it only with values of as many images"]
+    return [f"FID of {count:,} images: {why}; compare it only with FIDs of as many images"]

@@ -113,7 +113,7 @@ def test_tags_with_few_values_are_chosen_and_others_noted() -> None:
         for n in range(100)
     ]
     crowded = f"person (100 values), many ({MAX_VALUES + 1} values)"
-    note = f"not scored by {crowded}: too many for 100 images"
+    note = f"not scored by {crowded}: too many values for 100 images"
     assert choose_tags(attributes) == (["gender", "just"], [note])
     assert choose_tags(attributes, ["many", "person"])[0] == ["many", "person"]
     assert choose_tags(attributes, ["gone", "gender"]) == (["gender"], ["no image has a tag gone"])

@@ -148,7 +148,7 @@ def test_images_in_folders_have_keys_of_their_own(tmp_path: Path) -> None:
     assert score(outputs, tmp_path / "foreign", weights).gain["fid"] == 0
     (tmp_path / "flat").mkdir()
     shutil.copy(tmp_path / "foreign" / "testA" / "x" / "0.png", tmp_path / "flat")
-    with pytest.raises(CorpusError, match="is the only one of 'x/0' and 'y/0'"):
+    with pytest.raises(CorpusError, match="is the only output for both 'x/0' and 'y/0'"):
         score(outputs_in(tmp_path / "flat"), tmp_path / "foreign", weights)
 
 
@@ -218,7 +218,7 @@ def test_command_on_paired_and_unpaired_corpora(domains: Path, tmp_path: Path) -
 
 def test_what_is_missing_is_one_line(domains: Path, tmp_path: Path) -> None:
     trained = write_run(tmp_path / "run")
-    with pytest.raises(UsageError, match="unpaired, so only FID scores it; give --fid WEIGHTS"):
+    with pytest.raises(UsageError, match="unpaired, so it needs FID; give --fid WEIGHTS"):
         train.evaluate(trained, domains)
     with pytest.raises(UsageError, match="has no split 'val'"):
         train.evaluate(trained, domains, split="val")

@@ -126,7 +126,7 @@ def test_a_missing_or_odd_output_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=f"has no images for '{pair.key}'"):
         evaluate()
     (folder / f"{pair.key}.png").write_bytes(io.encode(make_photo(1, 20, 10), "png"))
-    with pytest.raises(CorpusError, match="is 20 x 10 pixels, its input "):
+    with pytest.raises(CorpusError, match="is 20 x 10 pixels, but its input "):
         evaluate()
     (folder / f"{pair.key}.png").write_bytes(b"no image")
     with pytest.raises(CorpusError, match="not-an-image"):
@@ -141,14 +141,14 @@ def test_two_pairs_never_share_an_output(tmp_path: Path) -> None:
     manifest.write_text("".join(json.dumps(row) + "\n" for row in keyed))
     input = open_corpus(corpus).read(open_corpus(corpus).pairs("test")[0])[0]
     (folder / "same.png").write_bytes(io.encode(input, "png"))
-    with pytest.raises(CorpusError, match="is the only one of"):
+    with pytest.raises(CorpusError, match="is the only output for both"):
         evaluate_matrix([], [corpus], CPU, folders=[folder])
     with pytest.raises(UsageError, match="no such folder"):
         evaluate_matrix([], [corpus], CPU, folders=[tmp_path / "none"])
 
 
 def test_a_metric_on_demand_has_a_limit_only_if_it_is_computed() -> None:
-    with pytest.raises(UsageError, match="give --metrics psnr_y too"):
+    with pytest.raises(UsageError, match="add --metrics psnr_y"):
         parse_limits(["psnr_y=20"])
     assert parse_limits(["psnr_y=20"], {"psnr_y"}) == {"psnr_y": 20}
 

@@ -127,7 +127,7 @@ def test_a_second_export_gives_the_same_bytes_and_other_folders_are_left_alone(
     # The format of the run's file is another one.
     for words in (["report", folder], [root / "corpus", *SMALL, "--out", folder]):
         assert command(*words) in (1, 2)
-        assert "is of an exported model, not of a run" in capsys.readouterr().err
+        assert "is from an exported model, not a run" in capsys.readouterr().err
     assert tree(folder).keys() - {".lock"} == before.keys()
     # Without the extra, a copy that had ONNX loses it.
     monkeypatch.setitem(sys.modules, "onnxscript", None)

@@ -264,7 +264,7 @@ def test_files_of_other_formats_are_named(negative: LoadedModel, tmp_path: Path)
     assert {name for names in done.rejected.values() for name in names} == others.keys()
     rows = [json.loads(line) for line in (tmp_path / "out" / "rejected.jsonl").open()]
     assert {row["source"] for row in rows} == others.keys()
-    with pytest.raises(CorpusError, match=r"raw.NEF': unsupported-format: .nef is not read"):
+    with pytest.raises(CorpusError, match=r"raw.NEF': unsupported-format: convert .nef files"):
         translate_file(negative, preview.getvalue(), "raw.NEF", TILED)
     with pytest.raises(UsageError, match="not the name of an image that can be written"):
         is_one_file(source / "deep" / "000.jpg", tmp_path / "x.tga")
@@ -428,7 +428,7 @@ def test_an_image_passes_whole_if_its_statistics_count(monkeypatch: pytest.Monke
     monkeypatch.setattr(tiles, "free_memory", lambda device: 100_000_000)
     tiled = translate_bytes(model, file, TranslateSettings())
     assert np.abs(io.decode(tiled.image).pixels - output).max() > 1
-    pattern = r"own statistics.* takes up to 0\.\d GB, and 0\.1 GB are free; --tile 700 uses one"
+    pattern = r"own statistics.* takes up to 0\.\d GB, but 0\.1 GB are free; --tile 700 uses a"
     assert re.search(pattern, tiled.notes[0])
     whole = translate_bytes(model, file, TranslateSettings(tile=700))
     assert whole == result

@@ -148,7 +148,7 @@ def test_frames_that_an_edit_list_hides_are_noted(tmp_path: Path, negative: Load
     patch_box(path, b"elst", 12, ">I", 400)
     patch_box(path, b"mvhd", 20, ">I", 400)
     done = translate(negative, path.parent, tmp_path / "out", settings=LOSSLESS)
-    assert done.notes == ["'v.mp4': the header states 20 frames, the file has 10"]
+    assert done.notes == ["'v.mp4': the header states 20 frames, but the file has 10"]
     assert len(frames_of(tmp_path / "out" / "v.mkv")) == 10
 
 

@@ -195,7 +195,7 @@ def test_every_known_option_is_one_of_the_repository() -> None:
     [
         ("--gan_mode wgangp", "gan_mode", "neither a gradient penalty nor clipped weights"),
         ("--model pix2pix --gan_mode wgangp", "gan_mode", "instance norm"),
-        ("--norm none", "norm", "they have none"),
+        ("--norm none", "norm", "unlike in the original"),
         ("--norm sync_batch", "norm", "share statistics"),
         ("--continue_train", "continue_train", "resumes from the latest checkpoint"),
         ("--save_latest_freq 5", "save_latest_freq", "--checkpoint-seconds"),

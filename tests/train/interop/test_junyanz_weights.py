@@ -165,7 +165,7 @@ def test_every_generator_of_the_repository_is_adopted_and_gives_its_outputs(
 @pytest.mark.parametrize("net", junyanz.GENERATORS)
 def test_channels_that_images_do_not_have_are_rejected(net: str, tmp_path: Path) -> None:
     torch.save(original(net, "batch", channels=(6, 3)).state_dict(), tmp_path / "g.pth")
-    with pytest.raises(CheckpointError, match=r"g.pth': take 6 channels to 3.*RGB or gray"):
+    with pytest.raises(CheckpointError, match=r"g.pth': map 6 channels to 3.*RGB or gray"):
         junyanz.import_weights(tmp_path / "g.pth", tmp_path / "m.safetensors")
     assert not (tmp_path / "m.safetensors").exists()
 
@@ -263,7 +263,7 @@ def test_errors_never_suggest_to_load_code(tmp_path: Path) -> None:
     (tmp_path / "empty.pth").write_bytes(b"")
     messages = dict.fromkeys(("whole", "old", "script"), "hold more than tensors.*state_dict")
     messages |= {"cut": "or damaged"} | dict.fromkeys(
-        ("text", "pickle", "empty"), "not a file of torch.save"
+        ("text", "pickle", "empty"), "not written by torch.save"
     )
     for name, words in messages.items():
         with pytest.raises(CheckpointError, match=words) as error:

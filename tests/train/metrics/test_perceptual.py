@@ -394,7 +394,7 @@ def test_command_with_networks_and_limits(tmp_path: Path) -> None:
 
 
 def test_a_limit_on_a_metric_without_its_network_is_one_line() -> None:
-    with pytest.raises(UsageError, match="give --lpips too"):
+    with pytest.raises(UsageError, match="add --lpips"):
         parse_limits(["lpips=0.2"])
     assert parse_limits(["lpips=0.2"], ["lpips"]) == {"lpips": 0.2}
     for text in ("psnr=nan", "psnr=inf"):
