@@ -156,7 +156,7 @@ def _settings(config: RunConfig) -> dict[str, Any]:
 
 
 def _link(path: Path, page: Path) -> str:
-    """Return the link from a page to a file; "" if it would name folders that nobody gave."""
+    """Return the link from a page to a file; "" if it would reveal other folders."""
     if path.is_absolute() != page.is_absolute():
         return ""
     return quote(Path(os.path.relpath(path, page.parent)).as_posix(), errors="surrogateescape")
@@ -235,7 +235,7 @@ def render(template: str, content: Mapping[str, Any], folder: Path | None = None
     loaders = [PackageLoader("img2img_train.report"), PackageLoader("img2img_data.inspect")]
     environment = Environment(
         loader=ChoiceLoader([*([FileSystemLoader(folder)] if folder else []), *loaders]),
-        autoescape=True,  # names of files and tags come from anywhere
+        autoescape=True,  # names of files and tags are untrusted
         trim_blocks=True,
         lstrip_blocks=True,
         undefined=StrictUndefined,

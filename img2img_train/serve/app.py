@@ -103,7 +103,7 @@ class Handlers:
             settings = settings_of(widgets, list(islice(remaining, len(widgets))))
             if name == kind:
                 return build_model(DEGRADATIONS[kind], settings, Place(kind))
-        raise UsageError("degradation", kind, "unknown", "choose one of the list")
+        raise UsageError("degradation", kind, "unknown", "choose one from the list")
 
     def read(self, upload: str | None) -> bytes:
         """Return an uploaded file; UsageError if there is none, Rejected if it is too large."""
@@ -164,7 +164,7 @@ def _one_line_errors(gr: Any, function: Callable[..., Any]) -> Callable[..., Any
             else:
                 traceback.print_exception(error)
                 line = f"internal error ({type(error).__name__}); details are in the terminal"
-        # Names of files and recipes are input of the user, and the page would run them as HTML.
+        # Names of files and recipes are user input, and the page would render them as HTML.
         raise gr.Error(html.escape(line), duration=None, print_exception=False)
 
     return call
@@ -175,13 +175,13 @@ def build_page(gr: Any, registry: ModelRegistry, folder: Path) -> Any:
     """Return the page as gradio's Blocks."""
     handlers = Handlers(registry, folder)
     with gr.Blocks(title="img2img", analytics_enabled=False) as page:
-        where = "no image leaves it, uploads are deleted when the server ends"
+        where = "no image leaves it, and uploads are deleted when the server stops"
         names = html.escape(", ".join(entry.name for entry in registry.entries))
         head = f"<p>img2img · on this computer: {where}</p><h1>{names}</h1>"
         gr.HTML(head, elem_id="head", padding=False)
         model = _model_settings(gr, registry)
         with gr.Tab("Restore"):
-            _hint(gr, "Upload an image of any size; drag the line to see it before and after.")
+            _hint(gr, "Upload an image of any size; drag the line to compare input and output.")
             with gr.Row():
                 with gr.Column(min_width=280):
                     upload = _upload(gr, "Image", "restore-image")
@@ -274,7 +274,7 @@ def _examples(gr: Any, page: Any, handlers: Handlers, model: Any, upload: Any) -
 
 def _degrade_tab(gr: Any, handlers: Handlers, model: list[Any]) -> None:
     what = "Upload a clean image. It is degraded and restored, and both are scored against it"
-    _hint(gr, f"{what}: a model that does not beat its input is of no use.")
+    _hint(gr, f"{what}: a model that does not beat its input is useless.")
     upload = _upload(gr, "Clean image", "clean-image")
     names = [*handlers.widgets, RECIPE]
     with gr.Row():

@@ -103,7 +103,7 @@ class ModelEntry:
 
 
 def _purpose(config: RunConfig) -> str:
-    """Return a sentence on what a model is for, by its corpora; those may be gone."""
+    """Return a sentence about the purpose of a model, by its corpora, which may be gone."""
     names, command = [], "degrade" if config.degrade else ""
     for choice in config.corpora:
         names.append(printable(Path(choice.path).name))

@@ -114,9 +114,9 @@ def _rejection(request: Request, largest: int) -> tuple[int, str] | None:
     # Ports are not compared, because a tunnel may change them.
     hosts, origins = request.headers.getlist("host"), request.headers.getlist("origin")
     if len(hosts) != 1 or hosts[0].partition(":")[0] not in HOST_NAMES:
-        return 421, f"this server is {HOST} only\n"
+        return 421, f"this server only answers requests to {HOST}\n"
     if not set(origins) <= {f"http://{hosts[0]}"}:
-        return 403, "requests of other pages are rejected\n"
+        return 403, "requests from other pages are rejected\n"
     path = request.scope["path"]
     if request.method == "POST":
         length, upload = request.headers.get("content-length", ""), path == UPLOAD
@@ -147,4 +147,4 @@ def listen(port: int) -> socket.socket:
         return socket.create_server((HOST, port), backlog=64)
     except OSError as error:
         why = f"{port} cannot be used ({os.strerror(error.errno or 0)})"
-        raise UsageError("option", "--port", why, "give another, or 0 for a free one") from None
+        raise UsageError("option", "--port", why, "choose another, or 0 for a free one") from None

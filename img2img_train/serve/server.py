@@ -56,14 +56,14 @@ def serve(paths: Sequence[Path], port: int, device: str, policy: ReadPolicy, bro
         config = uvicorn.Config(app, timeout_graceful_shutdown=1, **quiet)
         models = "1 model" if len(paths) == 1 else f"{len(paths):,} models"
         # The socket listens already: a browser that is faster than the server waits.
-        click.echo(f"serving {models} on http://{HOST}:{port} (Ctrl-C ends)")
+        click.echo(f"serving {models} on http://{HOST}:{port} (press Ctrl-C to stop)")
         if browser:
             webbrowser.open(f"http://{HOST}:{port}")
         uvicorn.Server(config).run(sockets=[listener])
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    raise StoppedBySignal(number, "the server has ended")
+    raise StoppedBySignal(number, "the server has stopped")
 
 
 def _set_environment(folder: str) -> None:

@@ -317,7 +317,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     pytest.importorskip("gradio")
     started = Server(tmp_path_factory.mktemp("serve"))
     yield started
-    assert started.end() == (143, "the server has ended\n"), "not one traceback"
+    assert started.end() == (143, "the server has stopped\n"), "not one traceback"
     assert list(started.temporary.iterdir()) == []
 
 
