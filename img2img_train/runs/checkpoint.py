@@ -211,7 +211,7 @@ def read_checkpoint(path: Path, prefix: str | tuple[str, ...] = "") -> Checkpoin
                 # Before anything is used, and all of it, whatever the prefix.
                 digest = file_digest(file, lambda: sha256(first))
                 if digest.hexdigest() != metadata[DIGEST]:
-                    raise _error(path, "is damaged: its SHA-256 does not agree")
+                    raise _error(path, "is damaged: its SHA-256 does not match")
                 # Copies, one tensor at a time: the library maps the file into memory, and a file
                 # that is overwritten later would change the tensors.
                 chosen = [name for name in names if name.startswith(prefix)]
@@ -245,7 +245,7 @@ def _parse_description(path: Path, text: object) -> Description:
         raise _error(path, why, "train it again with this version") from invalid
     where = printable(".".join(map(str, first["loc"])) or "description")
     why = f"describes an unknown model ({where}: {printable(str(first['msg']))})"
-    raise _error(path, why, "update, or use another one") from invalid
+    raise _error(path, why, "update img2img, or use another one") from invalid
 
 
 # ----------------------------------------------------------------------------------------- loading

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 # The workers of a killed run hold its lock until they notice that their parent is gone.
 LOCK_WAIT_SECONDS: Final = 2.0
-OUT_HINT: Final = "give another --out"
+OUT_HINT: Final = "choose another --out"
 MODEL_FILE: Final = "model.safetensors"
 """The generator in an exported model folder."""
 LIBRARIES: Final = ("img2img", "python", "torch")
@@ -189,7 +189,7 @@ class RunFolder:
 
     def _read_config(self) -> dict[str, Any]:
         page = read_page(self.config)
-        # Without this an edit would look like another corpus, or change a run in its middle.
+        # Otherwise an edit would look like another corpus, or change a run halfway.
         if page.pop("digest", None) not in (None, _digest_of(page)):
             why = f"its {CONFIG_FILE} was edited after the run began"
             raise self._error(why, f"undo the edit, or {OUT_HINT}")
@@ -225,14 +225,14 @@ class RunFolder:
             begun = begun.model_copy(update={"init": config.init})
         changes = begun.changes(config).items()
         if words := [f"{n} was {_as_text(old)}, now {_as_text(new)}" for n, (old, new) in changes]:
-            why = f"was begun with other settings ({'; '.join(words)})"
-            raise self._error(why, f"{OUT_HINT}, or the same settings")
+            why = f"was started with other settings ({'; '.join(words)})"
+            raise self._error(why, f"{OUT_HINT}, or use the same settings")
         self._check_data(page.get("data"), data)
 
     def _check_data(self, begun: object, data: Mapping[str, Any]) -> None:
         if begun != data:
             hint = f"{OUT_HINT}, and --init with this run to start from its weights"
-            raise self._error("was begun on other pairs: a corpus has changed", hint)
+            raise self._error("was started on other pairs: a corpus has changed", hint)
 
 
 def _folders_of(config: RunConfig) -> list[list[Any]]:

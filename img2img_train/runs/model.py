@@ -37,7 +37,7 @@ def choose_device(name: str) -> torch.device:
     there = index.isdigit() and int(index) < count if index else True
     if name != "auto" and (kind not in available or not there):
         hint = f"choose one of {', '.join(available)}"
-        raise UsageError("option", "--device", f"there is no {name} here", hint)
+        raise UsageError("option", "--device", f"{name} is not available", hint)
     # For runs with --deterministic on; torch looks at it once in a process, before its first
     # product: https://docs.nvidia.com/cuda/cublas/#results-reproducibility
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
@@ -49,7 +49,7 @@ def cudnn_settings(fast: bool = False, tf32: bool = False) -> Iterator[None]:
     """Set cuDNN for a block: its autotuner if ``fast``, else deterministic algorithms only.
 
     TF32 convolutions if both. The default is that of scores and of restored images, which should
-    not depend on the settings of a training, nor vary from call to call.
+    not depend on the settings of a training, nor vary between calls.
     """
     # Matrix products stay in full float32, torch's default: on-the-fly degradations are such
     # products. This is the older of torch's two switches for TF32: its compiler reads that one, and
@@ -87,7 +87,7 @@ class LoadedModel:
         """The channels of the network, in and out; UsageError if they are not those of an image."""
         channel_layout = ChannelLayout(self.color, (self.spec.inputs, self.spec.outputs))
         if not channel_layout.is_supported:
-            why = f"takes {self.spec.inputs} channels to {self.spec.outputs} ({self.color})"
+            why = f"maps {self.spec.inputs} channels to {self.spec.outputs} ({self.color})"
             raise UsageError("model", self.path, why, "images are RGB or gray, or L to ab")
         return channel_layout
 

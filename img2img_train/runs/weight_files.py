@@ -31,7 +31,7 @@ def read_tensors(path: Path, hint: str) -> dict[str, Tensor]:
     def error(why: str, hint: str = "use another file") -> CheckpointError:
         return CheckpointError("weights", path, why, hint)
 
-    not_torch = "are not a file of torch.save"
+    not_torch = "were not written by torch.save"
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -50,7 +50,7 @@ def read_tensors(path: Path, hint: str) -> dict[str, Tensor]:
         # Damaged files raise exceptions of any type. The text of torch's is not shown, because it
         # suggests weights_only=False, which runs the code in the file.
         if isinstance(failure, UnpicklingError) or "TorchScript" in str(failure):
-            why = "hold more than tensors, and nothing else is loaded"
+            why = "hold more than tensors, which is not loaded"
             raise error(why, "save the model's state_dict() there") from None
         raise error(f"{not_torch}, or damaged", hint) from None
     if isinstance(content, dict):

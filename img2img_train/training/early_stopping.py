@@ -7,7 +7,7 @@ from typing import Any, Final, TypeAlias
 
 LogRow: TypeAlias = Mapping[str, Any]
 
-# PSNR differs by some tenths of a dB between epochs by chance; a drop of this many dB does not.
+# By chance PSNR varies by some tenths of a dB between epochs, but does not drop by this many dB.
 OVERFITTING_DROP: Final = 0.5
 # At most this many training pairs are scored beside the held-out ones.
 TRAIN_SAMPLE: Final = 64
@@ -20,7 +20,7 @@ def validations_since_best(rows: Sequence[LogRow]) -> int:
 
 
 def overfitting_warning(rows: Sequence[LogRow], pairs: int, options: Sequence[str]) -> str | None:
-    """Return a warning if training pairs still gain while held-out ones have lost, once a run.
+    """Return a warning, once per run, if training pairs still gain while held-out ones have lost.
 
     That is: the last validation is ``OVERFITTING_DROP`` dB or more below the best one, and the PSNR
     on training pairs is higher than it was then. ``pairs`` is the number of training pairs,

@@ -51,7 +51,7 @@ class FitResult:
         if self.early:
             more += f"; stopped early, no better PSNR in {p.stale_validations:,} validations"
         if self.already:
-            return f"run '{root}' was finished already, {p.step:,} steps{more}"
+            return f"run '{root}' was already finished, {p.step:,} steps{more}"
         took = format_duration(self.seconds)
         return f"run '{root}' is finished: {p.step:,} steps in {took}{more}"
 
@@ -191,7 +191,7 @@ def _train(trainer: Trainer) -> bool:
             # A signal to the process group kills the workers too: that is a stop, not an error.
             trainer.stop.check()
             why = "a process that reads images died"
-            hint = "run the same command again, it continues from the last checkpoint"
+            hint = "run the same command again to continue from the last checkpoint"
             raise Img2ImgError("run", trainer.folder.root, why, hint) from None
 
 
@@ -204,7 +204,7 @@ def _compile(trainer: Trainer) -> None:
         nets = compile_networks(trainer.state.nets, skip, trainer.device, graphs)
     except Exception as error:  # compilers raise errors of any type
         why = printable(" ".join(str(error).split())[:160]) or type(error).__name__
-        trainer.display.line(f"networks are not compiled ({why}); training continues without")
+        trainer.display.line(f"networks are not compiled ({why}); training continues")
         return
     trainer.train_step.nets = nets
     names = ", ".join(name for name in nets if name not in skip)
@@ -254,9 +254,9 @@ def _memory_hint(config: RunConfig, folder: RunFolder) -> str:
         options.append(f"--accumulate {min(2 * config.accumulate, config.batch)}")
     options += ["a narrower --width", *(["a smaller --crop"] if config.crop else [])]
     begun, saved = folder.config.is_file(), folder.latest.exists()
-    hint = f"give {' or '.join(options)}"
+    hint = f"use {' or '.join(options)}"
     hint += ", and another --out, since a run keeps its settings" if begun else ""
-    waits = "; with more free memory the same command continues from the last checkpoint"
+    waits = "; or free memory and run the same command again to continue from the last checkpoint"
     return hint + (waits if saved else "")
 
 
@@ -264,5 +264,5 @@ def _stopped(stop: signals.StopSignal, folder: RunFolder) -> signals.StoppedBySi
     number, step = signal.Signals(stop.number or signal.SIGTERM), folder.latest_step()
     where = "before the first step" if step is None else f"at step {step:,}"
     resume = shell_line("img2img-train", "resume", folder.root)
-    hint = f"the same command, or '{resume}', continues from there"
+    hint = f"run the same command again, or '{resume}', to continue"
     return signals.StoppedBySignal(number, f"stopped by {number.name} {where}; {hint}")

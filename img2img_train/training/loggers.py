@@ -95,7 +95,7 @@ class EpochTimer:
 
 def describe_session(command: str, device: torch.device) -> dict[str, Any]:
     """Return what the report says about a call of ``fit``: its start, command, machine, commit."""
-    # No name of the machine, no path but those that the user gave.
+    # Neither the name of the machine nor paths other than those that the user gave.
     machine = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPU cores"
     if device.type == "cuda":
         machine += f", {torch.cuda.get_device_name(device)}"
@@ -109,7 +109,7 @@ def _commit() -> str:
     file = Path(__file__)
     run = partial(subprocess.run, cwd=file.parent, capture_output=True, text=True)
     with contextlib.suppress(OSError):
-        # An installed package may lie in a repository of somebody else, which does not track it.
+        # An installed package may be inside another repository, which does not track it.
         if run(["git", "ls-files", file.name]).stdout:
             return run(["git", "describe", "--always", "--dirty"]).stdout.strip()
     return ""

@@ -80,12 +80,12 @@ def resolve_noise_ratio(config: RunConfig, train: dataset.ImageSet) -> RunConfig
 
     Raises UsageError if their rows name no blur.
     """
-    assert isinstance(train, dataset.PairedImages)  # RunConfig sees to it
+    assert isinstance(train, dataset.PairedImages)  # RunConfig has checked it
     pairs = (train.pairs[index] for index in spread_out(len(train), FIT_IMAGES))
     ratio = fit_noise_ratio((*read_pair(*pair), known_steps(*pair)) for pair in pairs)
     if ratio is None:
-        hint = "omit --input wiener, or give a corpus of 'img2img-data blur' or 'degrade'"
-        raise UsageError("corpus", config.corpora[0].path, "names no blur in its rows", hint)
+        hint = "leave --input wiener out, or use a corpus of 'img2img-data blur' or 'degrade'"
+        raise UsageError("corpus", config.corpora[0].path, "states no blur in its rows", hint)
     return config.model_copy(update={"noise_ratio": ratio})
 
 
@@ -183,7 +183,7 @@ class RunData:
         steps = (config.epochs or 1) * plan.steps_per_epoch
         if config.warmup > steps:
             why = f"{config.warmup:,} steps of warm-up are more than the {steps:,} of the run"
-            raise UsageError("option", "--warmup", why, "give fewer")
+            raise UsageError("option", "--warmup", why, "use fewer")
         return cls(train, held_out, plan, min(steps, config.max_steps or steps), config)
 
     @property
@@ -242,7 +242,7 @@ def frozen_networks(data: RunData, device: torch.device) -> dict[str, nn.Module]
     found = dict[str, nn.Module]()
     for name, files in data.config.objective.frozen_networks().items():
         if data.train.channel_layout.color == "lab":
-            why = "compares RGB images, and the corpus is a Lab corpus"
+            why = "compares RGB images, but the corpus is a Lab corpus"
             raise UsageError("option", f"--{name}", why, "leave it out")
         found[name] = network = load_lpips(Path(files[0]), Path(files[1]), device)
         network.check_size(*data.train.size)
@@ -254,7 +254,7 @@ def _check_patience(config: RunConfig, held_out: dataset.ImageSet | None) -> Non
     if not config.objective.paired:
         why = f"needs pairs: no score tells when {config.loss} is at its best"
     elif held_out is None:
-        why = f"needs held-out pairs, and there is no split '{config.validation_split}'"
+        why = f"needs held-out pairs, but there is no split '{config.validation_split}'"
     elif config.validate_every == 0:
         why = "counts validations, and --validate-every 0 leaves only the last one"
     if config.patience and why is not None:
@@ -312,7 +312,7 @@ def _describe_degradation(spec: Any, is_linear: bool) -> str:
 
 
 def _describe_shares(config: RunConfig) -> str:
-    why = "clean (--clean-share), from which the model learns to leave clean images alone"
+    why = "clean (--clean-share), so that the model learns to leave clean images alone"
     shares = {"as stored (--stored-share)": config.stored_share, why: config.clean_share}
     return " and ".join(f"{x:.0%} of the inputs are {what}" for what, x in shares.items() if x)
 

@@ -17,7 +17,7 @@ Repeats: TypeAlias = Literal["end", "raise", "ignore"]
 
 
 class StopRequested(Exception):
-    """Leaves the loop after a signal; whoever catches it writes the checkpoint."""
+    """Leaves the loop after a signal; the handler of the exception writes the checkpoint."""
 
 
 class StoppedBySignal(Exception):
@@ -57,7 +57,7 @@ def stop_signals() -> list[int]:
 
 @contextlib.contextmanager
 def handle_signals(repeats: Repeats = "end") -> Iterator[StopSignal]:
-    """Store signals instead of dying of them, while the block runs in the main thread.
+    """Store signals instead of being killed by them, while the block runs in the main thread.
 
     ``repeats``: a second signal ends the process, or is handled as before the block, which raises
     KeyboardInterrupt after Ctrl-C; "ignore" is for torchrun, which passes on what the terminal has

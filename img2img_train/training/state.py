@@ -103,7 +103,7 @@ class TrainingState:
                     checkpoints.load_into_network(net, tensors, checkpoint.path)
                 except CheckpointError as error:
                     options = "--net and --width" if "generator" in name else "--discriminator"
-                    hint = f"give its {options} and --loss, or omit them"
+                    hint = f"set {options} and --loss to those of that run, or leave them out"
                     raise UsageError("option", "--init", f"{error} ({name})", hint) from None
         self.ema = ModelEma.of(config.ema, self.nets, self.ema.nets)
         line = f"starting from '{printable(checkpoint.path)}': {', '.join(taken)}"
@@ -151,7 +151,7 @@ def _optimizer(
     parameters = [p for name in phase.modules for p in nets[name].parameters()]
     if phase.optimizer == "rmsprop":
         if config.weight_decay:
-            why, hint = "belongs to Adam, and wgan uses RMSProp", "leave it out"
+            why, hint = "is for Adam, but wgan uses RMSProp", "leave it out"
             raise UsageError("option", "--weight-decay", why, hint)
         return torch.optim.RMSprop(parameters, lr=config.lr, alpha=RMSPROP_DECAY)
     betas = config.beta1, config.beta2

@@ -97,8 +97,8 @@ class Trainer:
         """Double the number of micro-batches, and go back to the state before the first step."""
         count = min(2 * self.config.accumulate, self.data.plan.step_images)
         self.display.line(
-            f"out of memory on {self.device.type}: the run goes on with {count} micro-batches per "
-            f"step (--accumulate {count})"
+            f"out of memory on {self.device.type}: training continues with {count} micro-batches "
+            f"per step (--accumulate {count})"
         )
         self.config = self.config.model_copy(update={"accumulate": count})
         self.progress, self.best, self.changed = TrainingProgress(), None, True
@@ -133,7 +133,7 @@ class Trainer:
             full = self.loss_buffer.add(self.step(batch))
             images = self.progress.images + self.processes.world_size * len(batch.input)
             self.progress = self.progress.model_copy(update={"step": step + 1, "images": images})
-            # The first losses at once: they tell whether the run starts well.
+            # The first losses at once: they show whether the run starts well.
             if full or step < EARLY_STEPS:
                 self.read_losses()
             self.display.advance(images, status=self.status)
@@ -165,7 +165,7 @@ class Trainer:
 
     def read_losses(self) -> None:
         """Add up the losses of the last steps; DivergedError names the first that went wrong."""
-        # A device that waits for a process that died would not answer; the host is told at once.
+        # A device that waits for a process that died would never return; the host notices at once.
         self.processes.all_reduce_max(0)
         block = self.loss_buffer.take()
         if self.processes.is_main:
@@ -194,12 +194,12 @@ class Trainer:
         self.folder.append(self.folder.steps, rows)
 
     def _diverged(self, step: int, what: str) -> DivergedError:
-        saved, good = self.folder.latest_step(), "there is no checkpoint from before"
+        saved, good = self.folder.latest_step(), "there is no earlier checkpoint"
         if saved is not None:
             path = printable(self.folder.latest)
             good = f"the last good checkpoint is '{path}', step {saved:,}"
         why = f"diverged at step {step:,} ({what})"
-        hint = f"lower --lr and give another --out; {good}"
+        hint = f"lower --lr and choose another --out; {good}"
         return DivergedError("run", self.folder.root, why, hint)
 
     # ----------------------------------------------------------------------- the end of an epoch
@@ -267,8 +267,8 @@ class Trainer:
             if not is_out_of_memory(error) or batch > 1:
                 raise
             # Not left to the loop, which would retry with fewer images in a step.
-            why = f"out of memory on {self.device.type} in validation, which takes whole images"
-            hint = "build the corpus with --size or --tile, and give another --out"
+            why = f"out of memory on {self.device.type} in validation, which uses whole images"
+            hint = "build the corpus with --size or --tile, and choose another --out"
             raise Img2ImgError("run", self.folder.root, why, hint) from None
         psnr = scores.get("psnr") if self.config.objective.best_by_psnr else None
         before = self.progress.best_psnr

@@ -96,7 +96,7 @@ def test_a_run_that_stops_early_is_finished(
     again = loop.fit(config, Display())
     assert again.already
     assert again.early
-    assert "was finished already" in (text := repr(again))
+    assert "was already finished" in (text := repr(again))
     assert "stopped early, no better PSNR in 2 validations" in text
     assert tree(tmp_path / "run") == before
 
@@ -130,7 +130,7 @@ def test_patience_without_a_score_is_rejected(corpus: Path, tmp_path: Path) -> N
     ):
         small_training("cyclegan", domains, tmp_path / "a", patience=3)
     with pytest.raises(
-        UsageError, match="'--patience': needs held-out pairs, and there is no split 'none'"
+        UsageError, match="'--patience': needs held-out pairs, but there is no split 'none'"
     ):
         small_training("l1", corpus, tmp_path / "b", patience=3, validation_split="none")
 

@@ -371,7 +371,7 @@ def test_a_run_without_a_folder_is_named_after_its_settings(tmp_path: Path) -> N
     many = configure({"corpora": [f"corpora/c{number}" for number in range(99)]})
     assert many.out == "runs/c0+98-charbonnier-edsr"
     assert [(c.path, c.weight) for c in config.corpora] == [("a", 1), ("b", 2)]
-    with pytest.raises(UsageError, match="name at least one corpus"):
+    with pytest.raises(UsageError, match="give at least one corpus"):
         configure({})
 
 
@@ -509,7 +509,7 @@ def test_the_command_line_from_start_to_end(
     message = capsys.readouterr().out
     assert "10 pairs of 16x32" in message
     assert "steps of 4 pairs, 1 epoch;" in message
-    assert "20% of the inputs are clean (--clean-share), from which the model learns" in message
+    assert "20% of the inputs are clean (--clean-share), so that the model learns" in message
     assert command(*words, "--dry-run", "--batch", 1) == 0
     message = capsys.readouterr().out
     assert "steps of 1 pair, 1 epoch;" in message
@@ -525,7 +525,7 @@ def test_the_command_line_from_start_to_end(
     assert (tmp_path / "run/report.html").is_file()
     assert command("resume", "run") == 0
     message = capsys.readouterr().out
-    assert "finished already" in message
+    assert "already finished" in message
     assert "PSNR" not in message.partition("\n")[2]
     shutil.rmtree("run/evaluation")
     assert command("report", "run") == command(*words) == 0, "a report without scores is no end"
@@ -605,8 +605,7 @@ def test_out_of_memory_is_one_line_with_a_hint(
         assert command(*words, "--width", width, "--out", "run", "--no-report") == 1
     message = capsys.readouterr().err
     assert (
-        "error: run 'run': out of memory on cpu; give a smaller --batch or --accumulate 2"
-        in message
+        "error: run 'run': out of memory on cpu; use a smaller --batch or --accumulate 2" in message
     )
     assert "Traceback" not in message
     assert Path("run/config.json").is_file() == begun == ("another --out" in message)
@@ -665,7 +664,7 @@ def test_every_out_of_memory_error_is_recognized(error: Exception) -> None:
     ("argv", "code", "message"),
     [
         (("nowhere", "--out", "r"), 2, "nowhere"),
-        (("--loss", "l2"), 2, "name at least one corpus"),
+        (("--loss", "l2"), 2, "give at least one corpus"),
         (("x", "--lr", "-1"), 2, "--lr"),
         (("x", "--lrr", "1"), 2, "--lr"),
         (("resume", "nowhere"), 2, "nowhere"),
@@ -690,7 +689,7 @@ def test_a_recipe_without_its_corpus_names_the_command_that_builds_it(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.yaml").write_text("run: {corpora: corpora/x}\nsmoke: {run: {epochs: 2}}\n")
     assert command("--recipe", "r.yaml", "--smoke", "--dry-run") == 2
-    assert "'img2img-data build r.yaml --smoke' makes it" in capsys.readouterr().err
+    assert "'img2img-data build r.yaml --smoke' builds it" in capsys.readouterr().err
 
 
 def test_the_tree_of_errors_has_its_codes() -> None:

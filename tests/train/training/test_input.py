@@ -160,8 +160,8 @@ def test_results_name_the_transform(corpora: dict[str, Path], run: Path) -> None
     chosen = [corpora["fixed"], corpora["sharp"]]
     known, unknown = evaluate_matrix([run], chosen, EvaluateSettings(device="cpu")).evaluations
     assert known.summary()["test_time"]["input"] == "wiener"
-    assert not any("names no blur" in note for note in known.notes)
-    assert any("names no blur" in note for note in unknown.notes)
+    assert not any("states no blur" in note for note in known.notes)
+    assert any("states no blur" in note for note in unknown.notes)
 
 
 def test_a_start_from_a_run_with_another_input_is_noted(
@@ -183,11 +183,11 @@ def test_a_dataset_takes_the_noise_ratio_of_a_run(corpora: dict[str, Path], run:
 
 
 WRONG: Final = {
-    "{sharp} --input wiener": "names no blur in its rows",
+    "{sharp} --input wiener": "states no blur in its rows",
     "{drawn} --input wiener --degrade gaussian": "img2img-data degrade",
     "{drawn} --input wiener --direction BtoA": "--direction BtoA",
     "{drawn} --input wiener --loss cyclegan": "--loss cyclegan",
-    "{drawn} --noise-ratio 0.1": "belongs to --input wiener",
+    "{drawn} --noise-ratio 0.1": "needs --input wiener",
     "translate {run} {sharp}/test/input {out}": "option '--sigma': is missing",
     "translate {plain} {sharp}/test/input {out} --sigma 3": "option '--sigma': ",
     "serve {run}": "translate --sigma",

@@ -213,7 +213,7 @@ def test_a_shortage_that_micro_batches_do_not_mend_is_an_error(
     room_for: int, settings: dict[str, Any], corpus: Path, tmp_path: Path, room: list[int]
 ) -> None:
     room[0] = room_for
-    with pytest.raises(Img2ImgError, match="out of memory on cpu; give a smaller --batch or") as e:
+    with pytest.raises(Img2ImgError, match="out of memory on cpu; use a smaller --batch or") as e:
         loop.fit(short_config("l1", corpus, tmp_path / "run", **settings), Display())
     assert ("--accumulate" in str(e.value)) == bool(room_for)
 
@@ -232,7 +232,7 @@ def test_a_validation_takes_as_many_images_as_a_micro_batch(
     config = small_config("charbonnier", corpus, tmp_path / "run", **settings)
     with torch.nn.modules.module.register_module_forward_pre_hook(check):
         loop.fit(config, Display())
-    assert "the run goes on with 2 micro-batches" in capsys.readouterr().err
+    assert "training continues with 2 micro-batches" in capsys.readouterr().err
 
 
 def test_a_shortage_in_validation_changes_no_setting(tmp_path: Path) -> None:
@@ -246,7 +246,7 @@ def test_a_shortage_in_validation_changes_no_setting(tmp_path: Path) -> None:
     config = small_config("charbonnier", corpus, tmp_path / "run", crop=16, batch=4)
     with (
         torch.nn.modules.module.register_module_forward_pre_hook(check),
-        pytest.raises(Img2ImgError, match=r"in validation, which takes whole images; .*--tile"),
+        pytest.raises(Img2ImgError, match=r"in validation, which uses whole images; .*--tile"),
     ):
         loop.fit(config, Display())
     assert "changes" not in json.loads((tmp_path / "run" / "config.json").read_text())

@@ -47,7 +47,7 @@ def uninterrupted(corpora: list[str], tmp_path_factory: pytest.TempPathFactory) 
 def test_a_run_stopped_at_a_step_resumes(
     at: int, corpora: list[str], uninterrupted: dict[str, bytes], tmp_path: Path
 ) -> None:
-    with pytest.raises(StoppedBySignal, match=f"SIGTERM at step {at}; the same command") as stopped:
+    with pytest.raises(StoppedBySignal, match=f"SIGTERM at step {at}; run the same") as stopped:
         fit(corpora, tmp_path, Killer("training", at * IMAGES, signal.SIGTERM))
     assert stopped.value.exit_code == 143
     fit(corpora, tmp_path)
@@ -141,7 +141,7 @@ def test_a_damaged_checkpoint_is_replaced_by_the_previous_one(
     folder.latest.write_bytes(content)
     (folder.checkpoints / ".best.safetensors.tmp").write_bytes(b"half")
     fit(corpora, tmp_path)
-    assert "is damaged: its SHA-256 does not agree" in capsys.readouterr().err
+    assert "is damaged: its SHA-256 does not match" in capsys.readouterr().err
     assert tree(tmp_path) == uninterrupted
 
 

@@ -145,7 +145,7 @@ def test_a_model_without_a_reverse_generator_says_so(corpus: Path, tmp_path: Pat
 
 def test_a_paired_loss_rejects_unpaired_corpora(domains: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        UsageError, match=r"unpaired, and this loss needs pairs; .*--loss cyclegan or dualgan"
+        UsageError, match=r"unpaired, but this loss needs pairs; .*--loss cyclegan or dualgan"
     ):
         loop.fit(small_config("pix2pix", domains, tmp_path), Display())
 
