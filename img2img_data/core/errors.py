@@ -141,7 +141,7 @@ class NothingKeptError(Img2ImgError):
     """All images were rejected, most of them for ``reason``, one of ``REASONS``."""
 
     def __init__(self, reason: str, folder: object, why: str, hint: str) -> None:
-        super().__init__("nothing for", folder, why, hint)
+        super().__init__("nothing to write to", folder, why, hint)
         self.reason = reason
 
 

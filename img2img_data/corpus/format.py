@@ -302,7 +302,7 @@ def text_inside(folder: Path, name: object) -> str:
         why = f"its manifest names a file outside the corpus: {name!r}"
         raise CorpusError("corpus", folder, why, "do not use it")
     if link := first_link(folder, *parts[:-1]):
-        raise CorpusError("folder", link, LINKED, "replace it by the folder itself")
+        raise CorpusError("folder", link, LINKED, "replace it with the folder itself")
     return f"{folder}/{name}"
 
 

@@ -105,7 +105,7 @@ def _images(
 ) -> Iterator[tuple[str, bytes, Rejection | None]]:
     """Yield (key, path relative to ``root``, rejection) of the images below one of its folders."""
     if link := first_link(root, *folder.split("/")):
-        raise UsageError("folder", link, LINKED, "replace it by the folder itself")
+        raise UsageError("folder", link, LINKED, "replace it with the folder itself")
     for item in list_folder(root / folder, follow_links=follow_links):
         path = os.fsencode(folder) + b"/" + item.path
         yield as_key(os.path.splitext(item.path)[0]), path, item.rejected

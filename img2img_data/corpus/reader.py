@@ -38,8 +38,8 @@ class Corpus:
     """A corpus opened for reading. ``by_split`` maps each split to its pairs, sorted by key.
 
     A pair is read from the manifest when it is asked for, so a million pairs take 8 MB. An unpaired
-    corpus has ``domains`` instead: for each split, the images of A and of B. A corpus may be given
-    wherever a path is taken.
+    corpus has ``domains`` instead: for each split, the images of A and of B. A corpus can be
+    used wherever its path is taken.
 
     >>> corpus = data.open_corpus("corpora/gaussian")
     >>> corpus

@@ -230,8 +230,8 @@ class Degradation(FrozenModel):
     is faster or more exact on integers, or draws other parameters, overrides ``apply`` and
     ``draw``.
 
-    A degradation is a function too, and so a transform of other libraries: in a function at the top
-    of a module, not a lambda, so that DataLoader workers can pickle it::
+    A degradation is callable, so other libraries can use it as a transform. Wrap it in a function
+    at the top of a module, not in a lambda, so that DataLoader workers can pickle it::
 
         def degraded(image, **about):
             return degrade(image, seed=None)[0]
@@ -263,7 +263,7 @@ class Degradation(FrozenModel):
         UsageError for an array with other axes, types or values.
         """
         mode = getattr(image, "mode", None)
-        hint = "give H x W or H x W x C, uint8, uint16 or float32 in [0, 1]"
+        hint = "pass H x W or H x W x C, uint8, uint16 or float32 in [0, 1]"
         if isinstance(mode, str) and mode not in _MODES:
             raise UsageError("image", None, f"has mode {mode}", "convert it to L or RGB")
         pixels = to_array(image, hint)

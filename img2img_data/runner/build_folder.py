@@ -418,8 +418,8 @@ class BuildFolder:
     def _nothing_kept(self, report: Report) -> NothingKeptError:
         ((reason, count),) = report.rejected.most_common(1)
         rows = (json.loads(line) for _, line in report.shown)
-        detail = next((f", as {r['source']}" for r in rows if r["reason"] == reason), "")
-        why = f"{count:,} of {report.total:,} images were rejected with '{reason}'"
+        detail = next((f", such as {r['source']}" for r in rows if r["reason"] == reason), "")
+        why = f"{count:,} of {report.total:,} images were rejected as '{reason}'"
         why = f"{why} ({REASONS[reason]}){detail}"
         return NothingKeptError(reason, self.root, why, f"{REJECTED_FILE} lists all")
 

@@ -130,7 +130,7 @@ class Gray(Filter):
         """Compare the spread of the colors around the one tone with the tolerance."""
         spread, chroma = tone_spread(image.pixels)
         if spread <= self.gray_tolerance and chroma <= MAX_TONE:
-            raise Rejected(self.reason, f"chroma {chroma:.1f}, {spread:.2f} beside its one tone")
+            raise Rejected(self.reason, f"chroma {chroma:.1f}, {spread:.2f} from a single tone")
 
 
 def tone_spread(pixels: Pixels) -> tuple[float, float]:

@@ -133,7 +133,7 @@ def _by_identity(paths: Iterable[bytes], identify: Identify) -> dict[str | None,
                 set_alarm()
                 groups.setdefault(identify(path), []).append(path)
             except TimeoutError:
-                why = f"takes over {PATTERN_SECONDS:g} s to match"
+                why = f"takes more than {PATTERN_SECONDS:g} s to match"
                 hint = "avoid nested repetition, as in (x+)+"
                 raise UsageError("pattern", printable(path), why, hint) from None
     return groups

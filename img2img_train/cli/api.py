@@ -30,7 +30,7 @@ def fit(corpora: Any, out: StrPath = "", **settings: Any) -> FitResult:
 
     ``corpora`` is one or several, each a path, ``"PATH=WEIGHT"`` or an opened corpus; ``settings``
     are the options of the command, as ``img2img-train fit --help`` lists them. Without ``out`` the
-    folder is runs/CORPUS-LOSS-NET. The result may be given wherever the path of a run is taken.
+    folder is runs/CORPUS-LOSS-NET. The result can be used wherever the path of a run is taken.
 
     Ctrl-C finishes the step, writes a checkpoint and raises KeyboardInterrupt; SIGTERM raises
     SystemExit. The same call continues. Raises UsageError for wrong settings, Img2ImgError for data

@@ -178,7 +178,7 @@ def local_device(kind: str, env: TorchrunEnv) -> torch.device:
     devices = torch.cuda.device_count()
     if env.local_rank >= devices:
         why = f"{env.local_world_size} processes need as many GPUs (found: {devices})"
-        raise UsageError("option", "--device", why, f"give torchrun --nproc-per-node {devices}")
+        raise UsageError("option", "--device", why, f"use torchrun --nproc-per-node {devices}")
     torch.cuda.set_device(env.local_rank)
     return torch.device(kind, env.local_rank)
 

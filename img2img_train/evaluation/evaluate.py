@@ -233,7 +233,7 @@ def outputs_in(folder: Path) -> score.OutputsOfPairs:
         if output.shape != input.shape:
             sizes = [f"{p.shape[1]} x {p.shape[0]} pixels" for p in (output, input)]
             hint = "outputs are scored at the size of the corpus"
-            raise CorpusError("image", paths[0], f"is {sizes[0]}, but its input {sizes[1]}", hint)
+            raise CorpusError("image", paths[0], f"is {sizes[0]}, its input is {sizes[1]}", hint)
         return output
 
     return lambda pairs, inputs: np.stack(list(map(read, pairs, inputs)))

@@ -149,7 +149,7 @@ class TagScores(MeanScores):
 class Evaluation(MeanScores):
     """The scores of one run on one corpus.
 
-    ``run`` and ``corpus`` are short names, ``test_time`` says how dropout and norms worked,
+    ``run`` and ``corpus`` are short names, ``test_time`` states how dropout and norms behaved,
     ``baseline_settings`` those fitted, ``notes`` are caveats for the reader, ``gallery`` holds the
     images for a page. ``colorizes``: the inputs are the targets without their colors.
     """

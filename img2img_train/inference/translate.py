@@ -153,7 +153,7 @@ def unreadable(what: str, name: str) -> Iterator[None]:
     try:
         yield
     except Rejected as rejected:
-        raise CorpusError(what, name, str(rejected), "give another") from None
+        raise CorpusError(what, name, str(rejected), "use another file") from None
 
 
 def translate_video(
@@ -249,8 +249,8 @@ class _ResumeLog:
             rows.extend(iter_rows(self.path))
         self.notes, valid = list[str](), rows[1:]
         if valid and rows[0] != self.head:
-            which = f"'{printable(out)}' held results of another model or of other settings"
-            self.notes = [f"{which}: those of the same images are replaced, the others are left"]
+            which = f"'{printable(out)}' held results of another model or other settings"
+            self.notes = [f"{which}: those of these images are replaced, the others stay"]
             valid = []
         self.rows = {str(row.get("source_hex")): row for row in valid}
         # Without the rows of another model or other settings, before a new one is appended.

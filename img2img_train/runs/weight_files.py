@@ -50,7 +50,7 @@ def read_tensors(path: Path, hint: str) -> dict[str, Tensor]:
         # Damaged files raise exceptions of any type. The text of torch's is not shown, because it
         # suggests weights_only=False, which runs the code in the file.
         if isinstance(failure, UnpicklingError) or "TorchScript" in str(failure):
-            why = "hold more than tensors, which is not loaded"
+            why = "hold objects other than tensors, which are not loaded"
             raise error(why, "save the model's state_dict() there") from None
         raise error(f"{not_torch}, or damaged", hint) from None
     if isinstance(content, dict):

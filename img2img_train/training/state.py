@@ -102,7 +102,7 @@ class TrainingState:
                 try:
                     checkpoints.load_into_network(net, tensors, checkpoint.path)
                 except CheckpointError as error:
-                    options = "--net and --width" if "generator" in name else "--discriminator"
+                    options = "--net, --width" if "generator" in name else "--discriminator"
                     hint = f"set {options} and --loss to those of that run, or leave them out"
                     raise UsageError("option", "--init", f"{error} ({name})", hint) from None
         self.ema = ModelEma.of(config.ema, self.nets, self.ema.nets)

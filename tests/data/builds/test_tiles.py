@@ -127,7 +127,7 @@ def test_a_damaged_image_is_read_once_and_a_changed_one_again(tmp_path: Path) ->
     name, data = folder / "000.jpg", (folder / "000.jpg").read_bytes()
     name.write_bytes(data[: len(data) // 2])
     output = run("blur", folder, tmp_path / "out", "--tile", 16, code=1)
-    assert "16 of 16 images were rejected with 'truncated'" in output
+    assert "16 of 16 images were rejected as 'truncated'" in output
     name.write_bytes(data)
     run("blur", folder, tmp_path / "out", "--tile", 16)
     assert len(all_rows(tmp_path / "out")) == 16

@@ -162,7 +162,7 @@ def test_a_run_that_keeps_nothing_is_an_error_and_leaves_its_folder_free(
     words = [command[0], *paths, out, *command[1:], "--jobs", 1]
     output = run(*words, *option, code=1)
     error = output.splitlines()[-1]
-    assert error.startswith(f"error: nothing for '{out}': 3 of 3 images were rejected with '")
+    assert error.startswith(f"error: nothing to write to '{out}': 3 of 3 images were rejected")
     assert hint in error
     assert "complete" not in output
     assert len(rows(out / "rejected.jsonl")) == 3

@@ -126,7 +126,7 @@ def test_a_missing_or_odd_output_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=f"has no images for '{pair.key}'"):
         evaluate()
     (folder / f"{pair.key}.png").write_bytes(io.encode(make_photo(1, 20, 10), "png"))
-    with pytest.raises(CorpusError, match="is 20 x 10 pixels, but its input "):
+    with pytest.raises(CorpusError, match="is 20 x 10 pixels, its input is "):
         evaluate()
     (folder / f"{pair.key}.png").write_bytes(b"no image")
     with pytest.raises(CorpusError, match="not-an-image"):

@@ -233,7 +233,7 @@ def test_results_of_other_settings_are_replaced_with_a_note(
     (source / "001.jpg").unlink()
     done = translate(negative, source, out, settings=TILED.model_copy(update={"overlap": 8}))
     assert (done.restored, done.reused) == (1, 0)
-    assert "held results of another model or of other settings" in done.notes[0]
+    assert "held results of another model or other settings" in done.notes[0]
     assert (out / "001.png").is_file()
     again = translate(negative, source, out, settings=TILED.model_copy(update={"overlap": 8}))
     assert (again.reused, again.notes) == (1, [])
