@@ -505,13 +505,13 @@ def combine(call: StepCall) -> Report:
     hint = ""
     if found.unmatched:
         options, count = matching.better_match(usable[0], usable[1])
-        hint = f"{options} would pair {count:,}" if count > len(found.pairs) else ""
+        hint = f"{options} would give {count:,} pairs" if count > len(found.pairs) else ""
     if not found.pairs and not call.run.dry_run:
         names, why = f"{sides[0]}' and '{sides[1]}", "no image in one matches an image in the other"
         hint = hint or "try another --match; --dry-run shows the table"
         raise UsageError("folders", names, why, hint)
     if hint:
-        call.echo(f"{hint} of them")
+        call.echo(hint)
     pairing = call.get(pairings.Combine)
     report = _build(call, plan_pairs(sides, found, call.run.follow_links), pairing)
     if call.run.dry_run:

@@ -304,7 +304,7 @@ def test_the_better_matcher_is_suggested(tmp_path: Path) -> None:
     sides = [[n.encode() for n in names] for names in (photos, sketches)]
     assert better_match(sides[0], sides[1]) == ("--match cuhk", 2)
     paths = [tmp_path / n for n in ("A", "B", "out")]
-    with pytest.raises(UsageError, match="--match cuhk would pair 2"):
+    with pytest.raises(UsageError, match="--match cuhk would give 2 pairs"):
         run_step("combine", paths, {}, lambda *_: None, print)
     _, code = run_step("combine", paths, {"match": "cuhk", "jobs": 1}, lambda *_: None, print)
     assert code == 0
@@ -333,7 +333,7 @@ def test_the_hint_names_the_options_that_pair_all(difference: str, tmp_path: Pat
     with pytest.raises(UsageError) as caught:
         run_step("combine", paths, {}, lambda *_: None, print)
     hint = str(caught.value).rpartition("; ")[2]
-    options, count = hint.split(" would pair ")
+    options, count = hint.removesuffix(" pairs").split(" would give ")
     assert int(count) == len(sides[0])
     words = shlex.split(options)
     settings = {o[2:].replace("-", "_"): v for o, v in zip(words[::2], words[1::2], strict=True)}
