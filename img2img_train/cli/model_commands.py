@@ -273,8 +273,8 @@ def export(model: Path, out: str, settings: dict[str, Any]) -> None:
       img2img-train export runs/l2 deblur.onnx
       npm install onnxruntime-web && img2img-train export runs/l2 deblur.html
 
-    A folder receives weights, ONNX, a model card with scores and images, and a short script that runs
-    the model; every command here takes it as a model. .onnx takes and returns uint8 images,
+    A folder receives weights, ONNX, a model card with scores and images, and a script that runs the
+    model; every command here takes it as a model. .onnx takes and returns uint8 images,
     N x H x W x 3 RGB of any size, also of models of gray or Lab. .html is a page that runs the
     model in a browser, for models below 15 million parameters. Both are compared with torch.
     .safetensors holds the generator alone and is a model for all commands here; .pth holds it for
