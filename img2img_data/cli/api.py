@@ -31,8 +31,7 @@ def build(command: str, *folders: os.PathLike[str] | str, **settings: Any) -> Co
 
     Raises ``UsageError`` for a wrong setting, ``Img2ImgError`` where the command exits with 1.
     """
-    commands = [name for name, step in STEPS.items() if BuildSettings in step.models]
-    commands += ["import", "unpack"]
+    commands = ["import", "unpack", *(n for n, s in STEPS.items() if BuildSettings in s.models)]
     if settings.get("dry_run"):
         raise UsageError("option", "dry_run", "would not make a corpus", "leave it out")
     if command not in commands:

@@ -350,9 +350,8 @@ def _select(call: StepCall, plan: Plan, model: type[image_folders.SelectSettings
 
 
 def _plan_folders(call: StepCall, kind: Kind = "paired") -> Plan:
-    *folders, _ = call.paths
-    items = [_list_images(call, folder) for folder in folders]
-    return plan_folders(folders, kind, items, call.run.follow_links)
+    items = [_list_images(call, folder) for folder in call.paths[:-1]]
+    return plan_folders(call.paths[:-1], kind, items, call.run.follow_links)
 
 
 def _list_images(call: StepCall, folder: Path) -> Iterator[Item]:

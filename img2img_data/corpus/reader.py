@@ -215,8 +215,7 @@ def open_corpus(root: os.PathLike[str] | str, rows: bool = True) -> Corpus:
     root = Path(root)
     if (root / corpus_format.CORPUS_FILE).is_file():
         return _open_manifests(root, rows)
-    known = root.is_dir() and not (root / ".building").is_dir()
-    name = find_layout(root) if known else None
+    name = None if (root / ".building").is_dir() else find_layout(root)
     if name is None or name == "webdataset":
         raise not_a_corpus(root)
     return _open_layout(root, name)

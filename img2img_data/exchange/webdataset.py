@@ -42,7 +42,7 @@ from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.card import README, write_datasets_rows
 from img2img_data.corpus.layouts import MemberGroup, webdataset_samples
-from img2img_data.corpus.reader import manifests_of, stated_corpus
+from img2img_data.corpus.reader import manifests_of, no_folder, stated_corpus
 from img2img_data.images import io
 from img2img_data.runner.build_folder import BUILDING, BuildFolder, Report, write_file
 
@@ -280,8 +280,7 @@ def _write_corpus(root: Path, folder: BuildFolder, index: ShardIndex, count: Cou
 
 def _read_index(root: Path) -> ShardIndex:
     if not root.is_dir():
-        why = "is a file, not a folder of shards" if root.exists() else "no such folder"
-        raise ArchiveError("shards", root, why, "give a folder that 'img2img-data pack' wrote")
+        raise no_folder(root, "shards")
     path = root / INDEX_FILE
     if not path.is_file():
         hint = "'img2img-data import --format webdataset' reads shards of other generators"

@@ -35,7 +35,7 @@ from img2img_data.core.files import complete_lines, write_atomically, writing_to
 from img2img_data.core.jsonl import Row, lines_of, parse_object
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.card import DATASETS_FILE, README, to_card, to_datasets_line
-from img2img_data.corpus.format import REJECTED_FILE, in_split_order, to_json_page
+from img2img_data.corpus.format import REJECTED_FILE, SOURCE_ENTRIES, in_split_order, to_json_page
 from img2img_data.sources.folder import parse_row
 
 BUILDING: Final = ".building"
@@ -50,6 +50,7 @@ LIBRARIES: Final = ("img2img", "numpy", "opencv-python-headless", "simplejpeg", 
 
 MAX_WAITING: Final = 1 << 22
 """Bytes of rows that wait to be written to their manifests."""
+LONGEST_CHANGE: Final = 160
 SHOWN: Final = 10
 """Rejections, and warnings, that a summary shows."""
 PAIRING_REASONS: Final = frozenset({"unpaired", "ambiguous-pair"})
@@ -65,6 +66,8 @@ CONVERTED: Final[dict[str, str]] = {
 }
 """Notes of images that a summary counts; the texts follow "was" or "were"."""
 
+_INPUTS: Final = SOURCE_ENTRIES | {"source_folders": "the source folder", "corpus": "the corpus"}
+"""Entries of a recipe that name inputs, and what messages call them; the others are options."""
 Recipe = Mapping[str, Any]
 IndexedRow = tuple[int, str, bytes, bytes]
 """Index of a task, its manifest, "" if it was rejected, its line, and that of datasets.jsonl."""
@@ -316,9 +319,11 @@ class BuildFolder:
         if not isinstance(found, dict):
             raise CorpusError("folder", self.root, "its recipe is damaged", "choose another folder")
         names = sorted(k for k in recipe.keys() | found.keys() if recipe.get(k) != found.get(k))
-        if not (grows and corpus_format.SOURCE_ENTRIES.keys() >= {*names}) and names:
-            differ = ", ".join(corpus_format.SOURCE_ENTRIES.get(name, name) for name in names)
-            why = f"was made with other settings ({differ})"
+        # A folder that grows may have sources of other names and tags, whatever else differs.
+        wrong = [n for n in names if not (grows and n in SOURCE_ENTRIES)]
+        if wrong:
+            differ = "; ".join(_change(name, found.get(name), recipe.get(name)) for name in wrong)
+            why = f"was made with other settings ({errors.printable(differ)})"
             raise UsageError("folder", self.root, why, "choose another folder, or delete this one")
         return not names
 
@@ -472,6 +477,22 @@ def _append(folder: Path, lines: Mapping[str, bytearray], sync: bool = False) ->
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
+
+
+def _change(name: str, old: object, new: object) -> str:
+    """Return how a setting differs in option words: "--size 64, was --size 128"."""
+    if name in _INPUTS:
+        return _INPUTS[name]
+    option = name if name in {"command", "degradation"} else f"--{name.replace('_', '-')}"
+
+    def words(value: object) -> str:
+        if value is None or isinstance(value, bool):
+            return option if value else f"no {option}"
+        text = "..".join(map(str, value)) if isinstance(value, list) else str(value)
+        return f"{option} " + re.sub("[{}']", "", text)  # a degradation is a dict
+
+    change = f"{words(new)}, was {words(old)}"
+    return change if len(change) <= LONGEST_CHANGE else f"another {option}"
 
 
 def _with_folders(recipe: Mapping[str, Any], roots: Sequence[bytes]) -> dict[str, Any]:

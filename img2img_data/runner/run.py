@@ -284,8 +284,8 @@ class EarlierRun:
             self._first.setdefault(fault, source)
 
     def __str__(self) -> str:
-        faults = sorted((fault, count) for fault, count in self.counts.items() if fault)
-        parts = [f"{count:,} {fault}, as '{self._first[fault]}'" for fault, count in faults]
+        faults = sorted((fault, n) for fault, n in self.counts.items() if fault)
+        parts = [f"{n:,} {fault}, as '{self._first[fault]}'" for fault, n in faults]
         done = f"{self.counts['']:,} of {self._total:,} {unit_of(self._build.recipe)} are done"
         return "; ".join([done, *parts])
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from itertools import takewhile
 from pathlib import Path
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 # The workers of a killed run hold its lock until they notice that their parent is gone.
 LOCK_WAIT_SECONDS: Final = 2.0
+LONGEST_CHANGE: Final = 160
 OUT_HINT: Final = "choose another --out"
 MODEL_FILE: Final = "model.safetensors"
 """The generator in an exported model folder."""
@@ -224,7 +226,7 @@ class RunFolder:
         if begun.init and Path(begun.init).resolve() == Path(config.init).resolve():
             begun = begun.model_copy(update={"init": config.init})
         changes = begun.changes(config).items()
-        if words := [f"{n} was {_as_text(old)}, now {_as_text(new)}" for n, (old, new) in changes]:
+        if words := [_as_change(name, *values) for name, values in changes]:
             why = f"was started with other settings ({'; '.join(words)})"
             raise self._error(why, f"{OUT_HINT}, or use the same settings")
         self._check_data(page.get("data"), data)
@@ -256,11 +258,16 @@ def notes_on_run(path: Path | str) -> tuple[str, ...]:
     return ()
 
 
+def _as_change(name: str, old: object, new: object) -> str:
+    text = f"{name} was {_as_text(old)}, now {_as_text(new)}"
+    return text if len(text) <= LONGEST_CHANGE else f"{name} differs"
+
+
 def _as_text(value: object) -> str:
     if isinstance(value, tuple):
         corpora = (f"{v['path']}={v['weight']:g}" if isinstance(v, dict) else v for v in value)
         return ", ".join(map(str, corpora))
-    return str(value)
+    return re.sub("[{}']", "", str(value))  # a degradation is a dict
 
 
 def read_log(run: Path | str) -> list[dict[str, Any]]:

@@ -573,7 +573,8 @@ def test_dry_run_tells_unfinished_and_foreign_folders(tmp_path: Path) -> None:
     (tmp_path / "corpus" / "mine.txt").unlink()
     run("build", "r.yaml", cwd=tmp_path)
     written(tmp_path, PLAIN.replace("2}", "3}"))
-    assert "other settings (sigma)" in run("build", "r.yaml", "--dry-run", cwd=tmp_path, code=2)
+    output = run("build", "r.yaml", "--dry-run", cwd=tmp_path, code=2)
+    assert "other settings (--sigma 3.0, was --sigma 2.0)" in output
 
 
 def test_dry_run_tells_how_far_an_unfinished_run_is(

@@ -554,6 +554,43 @@ def test_wrong_options_are_one_line(
     assert not (tmp_path / "out").exists()
 
 
+DEGRADE = ("degrade", "photos", "out", "--kind", "noise", "--size", "16")
+OTHER_SETTINGS: dict[tuple[str, ...], str] = {
+    (*DEGRADE[:-1], "24"): "--size 24, was --size 16",
+    (*DEGRADE, "--alpha", "reject"): "--alpha reject, was --alpha white",
+    (*DEGRADE, "--license", "a\x1bb"): "--license a\\x1bb, was no --license",
+    (*DEGRADE, "--license", "x" * 200): "another --license",
+    (*DEGRADE[:-2], "--set", "sigma=2..4"): "degradation noise: gray: 0.0, sigma: [2.0, 4.0], was "
+    "degradation noise: gray: 0.0, sigma: 10.0; no --size, was --size 16",
+    (*DEGRADE[:3], "--recipe", "mixed", *DEGRADE[-2:]): "another degradation",
+    # The tags of another folder are no setting.
+    ("degrade", "tagged", *DEGRADE[2:], "--seed", "1"): "--seed 1, was --seed 0",
+}
+
+
+@pytest.mark.parametrize("words", OTHER_SETTINGS)
+def test_other_settings_are_named_as_options(words: tuple[str, ...], tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 1)
+    tags = json.dumps({"file_name": "000.jpg", "a": 1})
+    (write_photos(tmp_path / "tagged", 1) / "metadata.jsonl").write_text(tags)
+    run(*DEGRADE, cwd=tmp_path)
+    output = run(*words, cwd=tmp_path, code=2)
+    assert f"was made with other settings ({OTHER_SETTINGS[words]}); choose" in output
+
+
+def test_a_build_that_another_folder_began_names_the_folder(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 2)
+    run(*DEGRADE, cwd=tmp_path)
+    corpus = tmp_path / "out"
+    recipe = json.loads((corpus / "corpus.json").read_text())["recipe"]
+    (corpus / "corpus.json").unlink()
+    (corpus / ".building").mkdir()
+    note = {**recipe, "shard": None, "source_folders": [b"/elsewhere".hex()]}
+    (corpus / ".building" / "recipe.json").write_text(json.dumps(note))
+    output = run(*DEGRADE, cwd=tmp_path, code=2)
+    assert "was made with other settings (the source folder)" in output
+
+
 # Since Python 3.14 pathlib takes a name that is too long for that of a missing file.
 only_looked_at = pytest.mark.skipif(sys.version_info >= (3, 14), reason="nothing is there")
 

@@ -230,6 +230,10 @@ def test_other_settings_or_other_pairs_are_rejected(
         UsageError, match=r"other settings \(lr was 0.0002, now 0.1\).*another --out"
     ):
         train(corpus, finished, lr=0.1)
+    with pytest.raises(UsageError, match=r"degrade was None, now noise: gray: 0.0, sigma: 10.0"):
+        train(corpus, finished, degrade="noise")
+    with pytest.raises(UsageError, match=r"other settings \(degrade differs\)"):
+        train(corpus, finished, degrade="mixed")
     with pytest.raises(UsageError, match=r"\(epochs was \d+, now 9; lr was 0.0002, now 0.1\)"):
         train(corpus, finished, lr=0.1, epochs=9)
     other = write_corpus(tmp_path / "corpus", {"train": 9, "val": 3}, size=(16, 32))
