@@ -106,11 +106,12 @@ def check_min_side(sizes: Sizes, min_side: int, error: type[Img2ImgError] = Usag
 
     Raises:
         UsageError (or ``error``): if an image has a side below ``min_side``; it names the smallest
-            one and counts the rest.
+            one, counts the rest, and says which crop fits all.
     """
-    area, small, smallest = 0, 0, (Path(), (min_side, min_side))
+    area, count, small, smallest = 0, 0, 0, (Path(), (min_side, min_side))
     for path, size in sizes:
         area += size[0] * size[1]
+        count += 1
         small += min(size) < min_side
         if min(size) < min(smallest[1]):
             smallest = path, size
@@ -118,7 +119,9 @@ def check_min_side(sizes: Sizes, min_side: int, error: type[Img2ImgError] = Usag
         path, (height, width) = smallest
         more = f", and {small - 1:,} more are too small" if small > 1 else ""
         why = f"is {width}x{height}, smaller than --crop {min_side}{more}"
-        skip = f"'img2img-data select --min-side {min_side}'"
-        hint = f"give --crop {min(height, width)} or less, or skip them with {skip}"
+        hint = f"give --crop {min(height, width)} or less"
+        if small < count:
+            skip = f"skip them with 'img2img-data select --min-side {min_side}'"
+            hint += f", or {skip}, which leaves {count - small:,} of {count:,}"
         raise error("image", path, why, hint)
     return area
