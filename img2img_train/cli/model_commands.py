@@ -21,6 +21,7 @@ from img2img_data.core.command_line import (
     shell_line,
 )
 from img2img_data.core.errors import REASONS, UsageError, printable
+from img2img_data.core.files import check_unused
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.settings_model import build_model, build_part
 from img2img_train.distributed.memory import catch_out_of_memory
@@ -66,7 +67,7 @@ class EvaluateOptions(EvaluateSettings):
     images: tuple[Path, ...] = Field((), json_schema_extra={"metavar": "FOLDER"})
     """outputs of another program, named after the keys or the sources, may be repeated"""
     out: Path = Path("evaluation")
-    """folder to write the results to"""
+    """folder to write the results to; those of an earlier evaluation in it are replaced"""
     fail_under: tuple[str, ...] = Field((), json_schema_extra={"metavar": "METRIC=NUMBER"})
     """exit with 1 if a mean is worse than this, such as psnr=24 or mae=10, may be repeated"""
     lpips: tuple[Path, Path] | None = Field(None, json_schema_extra={"metavar": "NETWORK HEADS"})
@@ -107,6 +108,8 @@ def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
     where, less = choose_device(options.device).type, "give a smaller --batch or another --device"
     limits = parse_limits(options.fail_under, {*settings, *names_in(options.metrics)})
     perceptual = load_perceptual_networks(options.lpips, options.fid, options.device)
+    if not (replaced := (options.out / "matrix.json").is_file()):
+        check_unused(options.out, what="output")
     with Display() as display, catch_out_of_memory("scoring", None, where, less):
         progress = display.report("scoring")
         matrix = evaluate_matrix(runs, options.on, options, progress, perceptual, options.images)
@@ -115,6 +118,7 @@ def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
     for note in dict.fromkeys(note for e in matrix.evaluations for note in e.notes):
         click.echo(f"note: {note}")
     click.echo(f"scores: {printable(str(write_matrix(matrix, options.out)))}")
+    _print_notes(["replaced the results of an earlier evaluation (see --out)"] * replaced)
     # After the results are written: a failed check must not lose them.
     short = shortfalls(matrix, limits)
     for line in short:
@@ -291,11 +295,12 @@ def export(model: Path, out: str, settings: dict[str, Any]) -> None:
 
 def _export(model: Path, out: Path, suffix: str, options: ExportOptions) -> None:
     with frozen_imports():
-        from img2img_train.inference.model_folder import export_folder
+        from img2img_train.inference.model_folder import FILES, export_folder
         from img2img_train.inference.onnx_export import export_onnx, export_page, export_weights
         from img2img_train.interop.junyanz_weights import export_pth
         from img2img_train.runs.model import load_generator
 
+    replaced = out.is_file() or (out / FILES[-1]).is_file()
     out.parent.mkdir(parents=True, exist_ok=True)
     # On the CPU, so that the exported file does not depend on the device.
     loaded, about = load_generator(model, "cpu", options.direction), "the generator alone"
@@ -322,8 +327,9 @@ def _export(model: Path, out: Path, suffix: str, options: ExportOptions) -> None
         about = f"ONNX differs from torch by at most {parity.worst} of 255 levels, on {tested}"
         if loaded.config.test_dropout and loaded.spec.dropout:
             about += "; dropout is off, although the model keeps it on at test time"
-    _print_notes(notes)
-    size = sum(p.stat().st_size for p in (out.glob("*.*") if out.is_dir() else [out]))
+    _print_notes([*notes, *[f"replaced the earlier '{printable(out)}'"] * replaced])
+    files = [out / name for name in FILES] if out.is_dir() else [out]
+    size = sum(file.stat().st_size for file in files if file.exists())
     click.echo(f"'{printable(out)}': {size / 1e6:.1f} MB, {about}")
 
 

@@ -38,7 +38,7 @@ from img2img_train.runs.folder import LIBRARIES, MODEL_FILE, read_evaluations, s
 from img2img_train.runs.model import LoadedModel
 
 MODEL_FORMAT: Final = 1
-FILES: Final = (CONFIG_FILE, "model.onnx", "usage.py", "examples.png", README)
+FILES: Final = (CONFIG_FILE, "model.onnx", "usage.py", "examples.png", README, MODEL_FILE)
 SHOWN_IMAGES: Final = 3
 
 
@@ -70,7 +70,7 @@ def export_folder(
     files[CONFIG_FILE] = to_json_page(page)
     files[README] = _card(model, page, evaluations, files, license).encode() + b"\n"
     out.mkdir(parents=True, exist_ok=True)
-    for name in FILES:
+    for name in FILES[:-1]:
         if name in files:
             write_atomically(out / name, files[name])
         else:

@@ -114,11 +114,13 @@ def test_a_second_export_gives_the_same_bytes_and_other_folders_are_left_alone(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder, before = root / "model.v1", tree(root / "model.v1")
-    (folder / "notes.txt").write_text("mine")
+    (folder / "notes.txt").write_text("mine" * 1_000_000)
     assert command("export", root / "run", folder, "--license", "mit") == 0
     (folder / "notes.txt").unlink()
     assert tree(folder) == before
-    capsys.readouterr()
+    output = capsys.readouterr()
+    assert f"note: replaced the earlier '{folder}'\n" in output.err
+    assert f"'{folder}': 0.1 MB, ONNX differs" in output.out, "files of others do not count"
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "a.jpg").write_bytes(b"")
     for name in (tmp_path / "photos", root / "run"):
@@ -139,7 +141,9 @@ def test_a_second_export_gives_the_same_bytes_and_other_folders_are_left_alone(
     assert any("without model.onnx and usage.py" in n and "img2img[export]" in n for n in lines)
     assert not {"model.onnx", "usage.py"} & tree(tmp_path / "bare").keys()
     # A bare file has no run, so no scores and no images.
+    capsys.readouterr()
     assert command("export", folder / "model.safetensors", tmp_path / "again") == 0
+    assert "replaced" not in capsys.readouterr().err
     assert {*tree(tmp_path / "again")} == {"README.md", "config.json", "model.safetensors"}
     assert "This model was not scored." in (tmp_path / "again" / "README.md").read_text()
 

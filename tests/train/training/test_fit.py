@@ -535,7 +535,17 @@ def test_the_command_line_from_start_to_end(
     assert command("report", "run") == command(*words) == 0, "a report without scores is no end"
     assert f"'{corpus}' val: PSNR" in capsys.readouterr().out
     assert command("evaluate", "run", "--on", corpus, "--split", "val", "--out", "m") == 0
-    assert "scores: m/index.html" in capsys.readouterr().out
+    message = capsys.readouterr()
+    assert "scores: m/index.html" in message.out
+    assert "replaced" not in message.err
+    Path("m/notes.txt").write_text("x")
+    assert command("evaluate", "run", "--on", corpus, "--split", "val", "--out", "m") == 0
+    assert "note: replaced the results of an earlier evaluation" in capsys.readouterr().err
+    assert Path("m/notes.txt").read_text() == "x"
+    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
+    assert command("evaluate", "run", "--on", corpus, "--split", "val", "--out", "run") == 2
+    assert "output 'run': holds other files (" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in before} == before
     assert command("translate", "run", corpus / "val/input", "out") == 0
     assert "restored 3 of 3" in capsys.readouterr().out
 
