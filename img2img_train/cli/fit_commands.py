@@ -62,9 +62,8 @@ class FitCommand(ModelCommand):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Note the loss for the help, which click shows before it parses the other options."""
         # --help is eager: it is handled before --loss has a value in the context.
-        following = dict(pairwise(args))
-        joined = next((a.partition("=")[2] for a in args if a.startswith("--loss=")), None)
-        ctx.meta["loss"] = following.get("--loss", joined)
+        words = [word for arg in args for word in arg.split("=", 1)]
+        ctx.meta["loss"] = dict(pairwise(words)).get("--loss")
         return super().parse_args(ctx, args)
 
     def shown_options(self, ctx: click.Context, full: bool) -> list[click.Option]:
@@ -203,11 +202,10 @@ def _score(config: RunConfig, result: FitResult, display: Display) -> list[str]:
     for choice in config.corpora:
         name, corpus = printable(choice.path), open_corpus(choice.path)
         split = next((split for split in splits if split in corpus.splits), None)
+        on = ("img2img-train", "evaluate", folder.root, "--on", choice.path, "--split")
         # The images of an unpaired corpus have no counterpart to compare an output with.
         if corpus.kind == "unpaired":
-            held_out = split or config.split
-            on = ("--on", choice.path, "--split", held_out, "--fid", "WEIGHTS")
-            by_fid = shell_line("img2img-train", "evaluate", folder.root, *on)
+            by_fid = shell_line(*on, split or config.split, "--fid", "WEIGHTS")
             lines.append(f"not scored on '{name}': it is unpaired; score it by FID: {by_fid}")
             continue
         if split is None:
@@ -215,9 +213,7 @@ def _score(config: RunConfig, result: FitResult, display: Display) -> list[str]:
             lines.append(f"not scored on '{name}': it has no split {' or '.join(splits)}; {hint}")
             continue
         progress = display.report(f"scoring on {name}")
-        words = ("--on", choice.path, "--split", split, "--batch", 1)
-        evaluate = shell_line("img2img-train", "evaluate", folder.root, *words)
-        less = f"the run is finished; '{evaluate}' needs less memory"
+        less = f"the run is finished; '{shell_line(*on, split, '--batch', 1)}' needs less memory"
         with catch_out_of_memory("scoring run", folder.root, device, less):
             settings = EvaluateSettings(device=config.device, split=split, batch=config.batch)
             evaluation = evaluate_run(folder.root, Path(choice.path), settings, progress)
@@ -271,11 +267,10 @@ def resume(run: Path, settings: dict[str, Any]) -> None:
     changed = {name: value for name, value in settings.items() if name != "report"}
     config, data = RunConfig.load(run), read_page(run / CONFIG_FILE)["data"]
     steps, per_epoch = changed.get("max_steps", 0), data["steps_per_epoch"]
-    # A new end of one kind: the old end of the other kind must not come before it.
-    if "epochs" in changed:
-        changed["max_steps"] = steps
-    elif steps:
-        changed["epochs"] = max(config.epochs or 1, math.ceil(steps / per_epoch))
+    if changed.keys() & {"epochs", "max_steps"}:
+        # The old end of the other kind must not come before the new one.
+        epochs = max(config.epochs or 1, math.ceil(steps / per_epoch))
+        changed = {"epochs": epochs, "max_steps": 0, **changed}
     # Built anew: the settings check each other.
     config = config_of({**config.model_dump(), "out": config.out, **changed})
     end = min((config.epochs or 1) * per_epoch, config.max_steps or math.inf)

@@ -100,6 +100,7 @@ def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
         from img2img_train.evaluation.evaluate import evaluate_matrix, parse_limits, shortfalls
         from img2img_train.evaluation.results import write_matrix
         from img2img_train.metrics.perceptual import load_perceptual_networks
+        from img2img_train.runs.folder import find_checkpoint
         from img2img_train.runs.model import choose_device
 
     options = build_model(EvaluateOptions, settings)
@@ -108,6 +109,8 @@ def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
     where, less = choose_device(options.device).type, "give a smaller --batch or another --device"
     limits = parse_limits(options.fail_under, {*settings, *names_in(options.metrics)})
     perceptual = load_perceptual_networks(options.lpips, options.fid, options.device)
+    for run in runs:
+        find_checkpoint(run)  # before the corpora are read, which may be in place of the runs
     if not (replaced := (options.out / "matrix.json").is_file()):
         check_unused(options.out, what="output")
     with Display() as display, catch_out_of_memory("scoring", None, where, less):
@@ -173,12 +176,14 @@ def translate(model: Path, images: Path, out: Path, settings: dict[str, Any]) ->
     with frozen_imports():
         from img2img_train.inference.inputs import is_one_file, list_images, notes_on_targets
         from img2img_train.inference.translate import translate as restore
+        from img2img_train.runs.folder import find_checkpoint
         from img2img_train.runs.model import load_generator
 
     options = build_part(TranslateOptions, settings)
     chosen = build_part(TranslateSettings, settings)
     single, following = is_one_file(images, out), ("img2img-train", "export", model, "model.onnx")
-    # Counted before the model is loaded: a wrong path fails at once.
+    # Before the model is loaded: a wrong path fails at once.
+    find_checkpoint(model)
     total = 1 if single else len(list_images(images, out)[1])
     if options.dry_run:
         click.echo(f"would restore {total:,} files into '{printable(out)}'; nothing was written")
@@ -328,8 +333,7 @@ def _export(model: Path, out: Path, suffix: str, options: ExportOptions) -> None
         if loaded.config.test_dropout and loaded.spec.dropout:
             about += "; dropout is off, although the model keeps it on at test time"
     _print_notes([*notes, *[f"replaced the earlier '{printable(out)}'"] * replaced])
-    files = [out / name for name in FILES] if out.is_dir() else [out]
-    size = sum(file.stat().st_size for file in files if file.exists())
+    size = sum(p.stat().st_size for p in (out, *(out / name for name in FILES)) if p.is_file())
     click.echo(f"'{printable(out)}': {size / 1e6:.1f} MB, {about}")
 
 

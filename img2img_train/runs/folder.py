@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 from img2img_data.core.errors import CheckpointError, Img2ImgError, UsageError, printable
 from img2img_data.core.files import check_unused, locked, sync_folder, versions, write_atomically
 from img2img_data.core.jsonl import parse_object
-from img2img_data.corpus.format import digest, to_json_line, to_json_page
+from img2img_data.corpus.format import CORPUS_FILE, digest, to_json_line, to_json_page
 from img2img_train.config import CONFIG_FILE, RUN_FORMAT, RunConfig, read_page
 
 if TYPE_CHECKING:
@@ -246,15 +246,17 @@ def _digest_of(page: Mapping[str, Any]) -> str:
     return digest(to_json_line(page)).hex()
 
 
-def notes_on_run(path: Path | str) -> tuple[str, ...]:
-    """Return a note if the path is the folder of a run that is unfinished."""
+def notes_on_run(path: Path | str, used: int = 0) -> tuple[str, ...]:
+    """Return a note if the path is the folder of a run that is unfinished; ``used`` is the step of
+    its model.
+    """
     # A model needs its checkpoint alone, so damaged files beside it do not matter here.
     with contextlib.suppress(Img2ImgError, KeyError, TypeError, ValueError):
         steps, log = read_page(Path(path) / CONFIG_FILE)["data"]["steps"], read_log(path)
-        step = log[-1]["step"] if log else 0
+        step = max(used, log[-1]["step"] if log else 0)
         if step != steps and not (log and log[-1]["kind"] == "stopped"):
-            name = printable(path)
-            return (f"run '{name}' is unfinished: step {step:,} of {steps:,}",)
+            where = f"step {step:,} of {steps:,}; the model is that of step {used:,}"
+            return (f"run '{printable(path)}' is unfinished: {where}",)
     return ()
 
 
@@ -343,5 +345,8 @@ def find_checkpoint(path: Path | str) -> Path:
     for candidate in (folder.best, folder.latest, folder.previous, path / MODEL_FILE):
         if candidate.exists():
             return candidate
-    hint = "give the folder of a run that has begun training"
-    raise CheckpointError("run", path, "has no checkpoint yet", hint)
+    if folder.config.is_file():
+        raise CheckpointError("run", path, "has no checkpoint yet", "resume it first")
+    kind = "corpus" if (path / CORPUS_FILE).is_file() else "folder without a checkpoint"
+    hint = "give a run, a checkpoint or an exported model; images and corpora come after it"
+    raise CheckpointError("model", path, f"is a {kind}", hint)

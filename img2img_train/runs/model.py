@@ -157,5 +157,5 @@ def load_generator(
     set_test_norm(network, config.test_norm)
     network.eval().requires_grad_(False).to(chosen)
     spec, step = about.networks[name], about.progress.step
-    more = config, chosen, file, about.keeps_gray, notes_on_run(path), checkpoint.digest
+    more = config, chosen, file, about.keeps_gray, notes_on_run(path, step), checkpoint.digest
     return LoadedModel(network, spec, about.color, step, *more)

@@ -288,8 +288,7 @@ def describe_run(data: RunData) -> list[str]:
     part = len(data.validation_indices())
     scored = f" ({part:,} scored by a validation)" if part < len(data.held_out or ()) else ""
     counts = zip(data.plan.drawn(), config.corpora, strict=True)
-    drawn = " + ".join(f"{count:,} of {corpus.path}" for count, corpus in counts)
-    drawn = f"; an epoch draws {drawn}" if len(config.corpora) > 1 else ""
+    drawn = "; an epoch draws " + " + ".join(f"{n:,} of {corpus.path}" for n, corpus in counts)
     networks += f", {config.precision} on {config.device}"
     unit, sides = ("pair", "") if config.objective.paired else ("image", " of each side")
     step = f"{data.plan.step_images} {unit}{'s' * (data.plan.step_images != 1)}{sides}"
@@ -300,7 +299,7 @@ def describe_run(data: RunData) -> list[str]:
         *([_describe_degradation(config.degrade, online.is_linear)] if online else []),
         *([f"inputs are {config.preparation}"] if config.preparation else []),
         *([_describe_shares(config)] if config.stored_share or config.clean_share else []),
-        f"{images}, {held_out} held out{scored}{drawn}",
+        f"{images}, {held_out} held out{scored}{drawn * (len(config.corpora) > 1)}",
         f"{config.loss}, {networks}; {steps}; into '{config.out}'",
     ]
 

@@ -114,6 +114,30 @@ def test_a_mistyped_command_or_option_is_2_and_the_nearest_is_named(
         assert (code, line.startswith("error: no such option")) == (2, True), line
 
 
+@pytest.mark.parametrize(
+    "words",
+    ["translate X images out", "translate X missing out", "evaluate X --on r", "export X o.onnx"],
+)
+def test_what_is_not_a_model_is_named_with_the_right_order(
+    words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Images, a corpus or a run that has not trained, before anything else is read."""
+    monkeypatch.chdir(tmp_path)
+    write_photos(tmp_path / "images", 2)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "corpus.json").write_text("{}")
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "config.json").write_text("{}")
+    order = "give a run, a checkpoint or an exported model; images and corpora come after it"
+    for name, line in {
+        "images": f"model 'images': is a folder without a checkpoint; {order}",
+        "c": f"model 'c': is a corpus; {order}",
+        "r": "run 'r': has no checkpoint yet; resume it first",
+    }.items():
+        command, *rest = words.replace("X", name).split()
+        assert run(f"img2img-train {command}", rest, capsys) == (2, f"error: {line}")
+
+
 def test_an_option_that_lacks_a_value_is_2(capsys: pytest.CaptureFixture[str]) -> None:
     code, line = run("img2img-train evaluate", ["run", "--lpips", "a"], capsys)
     assert (code, line) == (2, "error: option '--lpips' requires 2 arguments; see --help")
