@@ -466,11 +466,13 @@ def report(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
     """
     from img2img_train.report.differences import describe_differences
     from img2img_train.report.page import write_comparison, write_run_report
+    from img2img_train.runs.folder import notes_on_run
 
     out, runs = build_model(ReportOptions, settings).out, tuple(dict.fromkeys(runs))
     if out and out.suffix.lower() not in {".html", ".htm"}:
         why, hint = "is not the name of an HTML file", "give a name that ends in .html"
         raise UsageError("file", out, why, hint)
+    _print_notes([note for run in runs for note in notes_on_run(run)])
     if len(runs) > 1:
         differences = describe_differences(runs)
         page = write_comparison(runs, out or Path("comparison.html"), differences)

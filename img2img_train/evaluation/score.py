@@ -28,7 +28,7 @@ from img2img_train.data.dataset import one_ahead
 from img2img_train.data.deconvolution import known_steps
 from img2img_train.evaluation.baselines import FittedBaselines
 from img2img_train.evaluation.by_tag import Attributes, attributes_of, choose_tags, group_by_value
-from img2img_train.metrics.bootstrap import LEAST_GROUPS, Interval, bootstrap_interval
+from img2img_train.metrics.bootstrap import Interval, bootstrap_interval, describe_interval
 from img2img_train.metrics.color_overlap import ColorHistograms, Histograms, lab_histogram
 from img2img_train.metrics.image import PSNR_CAP
 from img2img_train.metrics.image_sets import SetStatistics
@@ -224,10 +224,7 @@ def describe_gain(
     """
     fails = f"does not beat {baseline}"
     low, high = interval or (gain, gain)
-    few = f": {groups:,} photo{'s' * (groups != 1)}, fewer than {LEAST_GROUPS}"
-    span = f"no interval{few if unit == 'dB' else ''}"
-    if interval is not None:
-        span = f"95 % interval {low:+.2f} to {high:+.2f}"
+    span = describe_interval(interval, groups) if unit == "dB" else "no interval"
     if low > 0:
         return f"beats {baseline} by {gain:.2f} {unit} ({span})"
     if high < 0:

@@ -32,6 +32,13 @@ def bootstrap_interval(values: NDArray[np.float64], groups: Sequence[str]) -> li
     return percentile_intervals(resampled_means(values, groups), count)
 
 
+def describe_interval(interval: Interval, groups: int) -> str:
+    """Return an interval of a mean over so many groups of images, in words."""
+    if interval is None:
+        return f"no interval: {groups:,} photo{'s' * (groups != 1)}, fewer than {LEAST_GROUPS}"
+    return f"95 % interval {interval[0]:+.2f} to {interval[1]:+.2f}"
+
+
 def resampled_means(values: NDArray[np.float64], groups: Sequence[str]) -> NDArray[np.float64]:
     """Return the means of the columns of ``values`` (images x metrics) in resamples of whole
     groups: resamples x metrics.

@@ -9,14 +9,16 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from img2img_data.core.errors import CheckpointError, printable
-from img2img_train.metrics.bootstrap import LEAST_GROUPS, bootstrap_interval
+from img2img_data.core.errors import printable
+from img2img_train.metrics.bootstrap import bootstrap_interval, describe_interval
+from img2img_train.report.page import one_error_if_damaged
 from img2img_train.runs.folder import read_evaluations
 
 Scored: TypeAlias = tuple[str, tuple[tuple[str, str, str], ...]]
 """Corpus and split; key, group and PSNR of the input of each image: all that was scored."""
 
 
+@one_error_if_damaged()
 def describe_differences(runs: Sequence[Path]) -> list[str]:
     """Return whether each run is better or worse than the first one by PSNR, in words.
 
@@ -40,27 +42,22 @@ def describe_differences(runs: Sequence[Path]) -> list[str]:
 def _psnr_of(saved: dict[str, Any]) -> tuple[Scored, Any]:
     """Return what was scored in an evaluation, and the PSNR of each image."""
     path, direction = saved["images_file"], saved["test_time"].get("direction")
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.DictReader(file))
-        images = tuple((row["key"], row["group"], row["psnr_input"]) for row in rows)
-        psnr = np.array([float(row["psnr"]) for row in rows])
-    except (OSError, KeyError, TypeError, ValueError, csv.Error):
-        hint = f"remove {path.stem}.json"
-        raise CheckpointError("file", path, "is missing or damaged", hint) from None
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    images = tuple((row["key"], row["group"], row["psnr_input"]) for row in rows)
+    psnr = np.array([float(row["psnr"]) for row in rows])
     # Both directions have inputs of one PSNR, but other targets.
     place = ", ".join(filter(None, (saved["corpus"], f"split {saved['split']}", direction)))
     return (place, images), psnr
 
 
 def _describe(worse: str, better: str, scored: Scored, gains: Any) -> str:
-    (place, images), span = scored, f"no interval: fewer than {LEAST_GROUPS} photos"
+    (place, images), groups = scored, [group for _, group, _ in scored[1]]
     if gains.mean() < 0:
         worse, better, gains = better, worse, -gains
     # Paired, as the gains over baselines: differences of single images, resampled by group.
-    (interval,) = bootstrap_interval(gains[:, None], [group for _, group, _ in images])
-    if interval is not None:
-        span = f"95 % interval {interval[0]:+.2f} to {interval[1]:+.2f}"
+    (interval,) = bootstrap_interval(gains[:, None], groups)
+    span = describe_interval(interval, len(set(groups)))
     number = f"{gains.mean():.2f} dB PSNR ({span}; {len(images):,} images of {place})"
     if interval is not None and interval[0] > 0:
         return f"{better} is better than {worse} by {number}"

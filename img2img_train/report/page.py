@@ -12,13 +12,14 @@ import json
 import os
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 from urllib.parse import quote
 
 from img2img_data.core.command_line import format_duration
-from img2img_data.core.errors import printable
+from img2img_data.core.errors import CheckpointError, printable
 from img2img_data.core.files import write_atomically
 from img2img_train.config import RunConfig, config_of, read_page
 from img2img_train.metrics.image import PSNR_CAP
@@ -37,10 +38,22 @@ BROWSER_SIDE: Final = 256
 SAME_COLORS: Final = 0.9
 """Overlap of the colors of inputs and targets from which a task does not change colors."""
 
-Evaluations: TypeAlias = Sequence[Mapping[str, Any]]
-Scores: TypeAlias = Mapping[str, float]
+
+@contextmanager
+def one_error_if_damaged() -> Iterator[None]:
+    """Raise CheckpointError where a value in a file of a run is not of the type that pages use."""
+    from jinja2 import UndefinedError
+
+    wrong = ArithmeticError, AttributeError, LookupError, TypeError, ValueError, UndefinedError
+    # A schema of all that pages show of an evaluation would be longer than the pages.
+    try:
+        yield
+    except wrong as error:
+        why = f"a file in the folder evaluation of a run is damaged ({printable(error)})"
+        raise CheckpointError("report", why=why, hint="remove it") from error
 
 
+@one_error_if_damaged()
 def write_run_report(run: Path, out: Path | None = None) -> Path:
     """Write a page from the run's settings, log, samples and evaluations; return its path, ``out``
     or ``RUN/report.html``.
@@ -56,7 +69,6 @@ def write_run_report(run: Path, out: Path | None = None) -> Path:
         "name": printable(config.title),
         "evaluations": [{**e, **score_table([{**e, "run": "model"}])} for e in evaluations],
         "gallery": build_gallery(parts, metrics),
-        "largest_gains": largest_gains,
         "charts": build_charts({"": run}),
         "samples": build_samples(run, config.objective.sample_columns),
         "paired": config.objective.paired,
@@ -65,6 +77,7 @@ def write_run_report(run: Path, out: Path | None = None) -> Path:
     return write_page(out, render("run.html", content))
 
 
+@one_error_if_damaged()
 def write_comparison(runs: Sequence[Path], out: Path, differences: Sequence[str] = ()) -> Path:
     """Write a page that compares runs: their curves in the same charts, scores, ``differences``
     between these in words, last samples, and the settings that differ; return its path.
@@ -102,21 +115,12 @@ def write_matrix_page(
     saved = ({**e, "gallery": items} for e, items in zip(evaluations, galleries, strict=True))
     parts = list(zip(origins, saved, strict=True))
     metrics = payload["protocol"]["metrics"] if len(payload["corpora"]) > 1 else ("",)
-    tables = {metric: score_table(evaluations, metric) for metric in metrics}
     content = {
         "matrix": payload,
-        "tables": {metric: table for metric, table in tables.items() if table["columns"]},
-        "largest_gains": largest_gains,
+        "tables": {m: t for m in metrics if (t := score_table(evaluations, m))["columns"]},
         "gallery": build_gallery(parts, payload["protocol"]["metrics"]),
     }
     return write_page(path, render("matrix.html", content))
-
-
-def largest_gains(parts: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Return the largest gain or loss of each metric over evaluations or tags; 1 if all are 0."""
-    gains = [part["gain"] for part in parts if not _has_equal_pairs(part)]
-    names = parts[0]["gain"] if parts else ()
-    return {n: max((abs(gain[n]) for gain in gains), default=0) or 1 for n in names}
 
 
 def render_browser_page(title: str, about: str, runtime: bytes, wasm: bytes, model: bytes) -> str:
@@ -162,7 +166,7 @@ def _link(path: Path, page: Path) -> str:
     return quote(Path(os.path.relpath(path, page.parent)).as_posix(), errors="surrogateescape")
 
 
-def score_table(evaluations: Evaluations, metric: str = "") -> dict[str, Any]:
+def score_table(evaluations: Sequence[Mapping[str, Any]], metric: str = "") -> dict[str, Any]:
     """Return a table of scores for ``scores.html``: rows are models, baselines and the input.
 
     Columns are the metrics, of evaluations on one corpus, or with ``metric`` the corpora. Those in
@@ -173,26 +177,24 @@ def score_table(evaluations: Evaluations, metric: str = "") -> dict[str, Any]:
     # one: a colorization is compared by the distribution of its colors.
     first = COLOR_METRICS[1:] if evaluations[0].get("colorizes") else ("psnr", "fid")
     shown = [metric] if metric else sorted(metrics, key=lambda n: n not in first)
-    by_corpus = dict[str, list[Mapping[str, Any]]]()
     cells: dict[tuple[str, str], dict[tuple[str, str], dict[str, Any]]] = {}
     for e in evaluations:
-        by_corpus.setdefault(e["corpus"], []).append(e)
+        useful = [n for n in shown if n not in _pointless(e)]
         for kind, name, scores, gains, intervals in _score_rows(e):
             row = cells.setdefault((kind, name), {})
-            for n in (n for n in shown if n in scores):
+            for n in (n for n in useful if n in scores):
                 gain = None if _has_equal_pairs(e) else gains[n]
                 cell = {"score": scores[n], "gain": gain, "interval": intervals.get(n)}
                 row.setdefault((e["corpus"], n), cell)
-    columns = [(c, n) for c, own in by_corpus.items() for n in shown if n not in _pointless(own)]
+    columns = [(c, n) for c in dict.fromkeys(e["corpus"] for e in evaluations) for n in shown]
     columns = [column for column in columns if any(column in row for row in cells.values())]
     order = ("model", "baseline", "input")
     rows = [(*row, [cells[row].get(column) for column in columns]) for row in cells]
     rows = sorted((r for r in rows if any(r[2])), key=lambda row: order.index(row[0]))
-    named = [(corpus, {"name": n, **metrics[n]}) for corpus, n in columns]
-    return {"columns": named, "rows": rows}
+    return {"columns": [(c, {"name": n, **metrics[n]}) for c, n in columns], "rows": rows}
 
 
-def _score_rows(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str, Scores, Scores, Any]]:
+def _score_rows(evaluation: Mapping[str, Any]) -> Iterator[tuple[str, str, Any, Any, Any]]:
     """Yield kind, name, scores, gains over the input and their intervals."""
     gains = evaluation["gain"]
     yield "model", evaluation["run"], evaluation["scores"], gains, evaluation["gain_interval"]
@@ -207,13 +209,12 @@ def _has_equal_pairs(part: Mapping[str, Any]) -> bool:
     return bool(part["input_scores"].get("psnr") == PSNR_CAP)
 
 
-def _pointless(evaluations: Evaluations) -> Sequence[str]:
+def _pointless(evaluation: Mapping[str, Any]) -> Sequence[str]:
     """Return the color metrics if the task does not change colors."""
     # Classical baselines restore; otherwise the inputs have the colors of the targets already.
-    overlaps = [e["input_scores"].get(name, 1) for e in evaluations for name in COLOR_METRICS[1:]]
-    restores = any(e.get("baselines") and "psnr" in e["scores"] for e in evaluations)
-    restores = restores or min(overlaps) >= SAME_COLORS
-    return COLOR_METRICS if restores else ()
+    restores = evaluation.get("baselines") and "psnr" in evaluation["scores"]
+    overlaps = [evaluation["input_scores"].get(name, 1) for name in COLOR_METRICS[1:]]
+    return COLOR_METRICS if restores or min(overlaps) >= SAME_COLORS else ()
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

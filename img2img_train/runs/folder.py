@@ -255,8 +255,11 @@ def notes_on_run(path: Path | str, used: int = 0) -> tuple[str, ...]:
         steps, log = read_page(Path(path) / CONFIG_FILE)["data"]["steps"], read_log(path)
         step = max(used, log[-1]["step"] if log else 0)
         if step != steps and not (log and log[-1]["kind"] == "stopped"):
-            where = f"step {step:,} of {steps:,}; the model is that of step {used:,}"
-            return (f"run '{printable(path)}' is unfinished: {where}",)
+            run, where = printable(path), f"step {step:,} of {steps:,}"
+            where += f"; the model is that of step {used:,}" if used else ""
+            return (
+                f"run '{run}' is unfinished: {where}; 'img2img-train resume {run}' continues it",
+            )
     return ()
 
 

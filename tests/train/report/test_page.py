@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import json
+import math
 import re
 import tracemalloc
 from collections.abc import Callable
@@ -121,9 +122,16 @@ def test_a_report_without_scores_says_why(
     assert command("report", "run", "--out", "folder") == 2
     page = html.unescape(Path("run/report.html").read_text("utf-8"))
     assert reason in page
+    printed = capsys.readouterr()
     if "cyclegan" in words:
-        assert reason in capsys.readouterr().out  # the same words where training ends
+        assert reason in printed.out  # the same words where training ends
         check_domains(page, Path("run"))
+    if not words:
+        assert "step 30 of 99; 'img2img-train resume run' continues it" in printed.err
+        assert "Unfinished: step 30 of 99</b>" in page
+        assert command("report", "run", write_run(Path("other"))) == 0
+        assert "unfinished: step 30 of 99</b>" in Path("comparison.html").read_text("utf-8")
+    assert ("nfinished" in page) == (not words)
 
 
 def check_domains(page: str, run: Path) -> None:
@@ -156,6 +164,29 @@ def test_a_file_without_scores_is_no_evaluation(content: str, tmp_path: Path) ->
     (run / "evaluation").mkdir(exist_ok=True)
     (run / "evaluation" / "other.json").write_text(content)
     assert write_run_report(run).read_bytes() == expected
+
+
+@pytest.mark.parametrize(
+    "place", ["scores psnr", "gain psnr", "gain_interval psnr", "protocol metrics", "gallery"]
+)
+def test_a_damaged_evaluation_is_one_error(place: str, tmp_path: Path) -> None:
+    corpus, run = write_corpus(tmp_path / "c", {"test": 4}), write_run(tmp_path / "run")
+    evaluate_run(run, corpus, EvaluateSettings(device="cpu"))
+    (path,) = (run / "evaluation").glob("*.json")
+    *sections, name = place.split()
+    for value in ("24.5", [1.0], {"a": 1}, 10**400):
+        saved = section = json.loads(path.read_text())
+        for key in sections:
+            section = section[key]
+        before, section[name] = section[name], value
+        path.write_text(json.dumps(saved))
+        with pytest.raises(CheckpointError, match="evaluation of a run is damaged"):
+            write_run_report(run)
+        section[name] = before
+        path.write_text(json.dumps(saved))
+    section[name] = math.nan  # JSON has none: the file is not an evaluation
+    path.write_text(json.dumps(saved))
+    assert "No scores: " in write_run_report(run).read_text("utf-8")
 
 
 def test_several_runs_share_charts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,14 +256,14 @@ def test_runs_without_common_images_say_why(change: str, tmp_path: Path) -> None
         scores.with_suffix(".json").unlink()
     elif change == "damaged":
         change_psnr(runs[1], lambda value: "a word")
-        with pytest.raises(CheckpointError, match=r"c-test\.csv': is missing or damaged; remove"):
+        with pytest.raises(CheckpointError, match="evaluation of a run is damaged"):
             describe_differences(runs)
         return
     (sentence,) = describe_differences(runs)
     expected = {
         "images": "b were not scored on the same images: ",
         "direction": "b on c, split test, BtoA",
-        "few": "no difference shown, 0.00 dB PSNR (no interval: fewer than 4 photos; 3 images of c",
+        "few": "shown, 0.00 dB PSNR (no interval: 3 photos, fewer than 4; 3 images of c",
         "missing": f"{runs[1]} on none",
         "nothing": "no difference shown",
     }

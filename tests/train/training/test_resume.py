@@ -188,10 +188,12 @@ def test_scores_of_an_unfinished_run_say_so(corpora: list[str], tmp_path: Path) 
     folder, settings = stopped(corpora, tmp_path), EvaluateSettings(split="val", device="cpu")
     path = Path(corpora[0].partition("=")[0])
     scored = evaluate_matrix([tmp_path], [path], settings).evaluations[0]
-    assert scored.notes[0].endswith("' is unfinished: step 3 of 9; the model is that of step 3")
+    hint = f"; 'img2img-train resume {tmp_path}' continues it"
+    expected = f"' is unfinished: step 3 of 9; the model is that of step 3{hint}"
+    assert scored.notes[0].endswith(expected)
     best = folder.best.rename(tmp_path / "best.safetensors")
     (latest,) = load_generator(tmp_path).notes
-    assert latest.endswith("' is unfinished: step 5 of 9; the model is that of step 5")
+    assert latest.endswith(f"' is unfinished: step 5 of 9; the model is that of step 5{hint}")
     best.rename(folder.best)
     log = folder.log.read_bytes()
     for damaged in (b"damaged\n", b"damaged\nhalf", b"{}\n"):
