@@ -186,7 +186,7 @@ def translate(model: Path, images: Path, out: Path, settings: dict[str, Any]) ->
     find_checkpoint(model)
     total = 1 if single else len(list_images(images, out)[1])
     if options.dry_run:
-        click.echo(f"would restore {total:,} files into '{printable(out)}'; nothing was written")
+        click.echo(f"would write {total:,} files into '{printable(out)}'; nothing was written")
         return
     loaded = load_generator(model, options.device, *options.at_test)
     corpora = (choice.path for choice in loaded.config.corpora)
@@ -199,7 +199,7 @@ def translate(model: Path, images: Path, out: Path, settings: dict[str, Any]) ->
             print_next(*following)
         return
     with Display() as display, less:
-        done = restore(loaded, images, out, display.report("restoring", "files", "frames"), chosen)
+        done = restore(loaded, images, out, display.report("writing", "files", "frames"), chosen)
     click.echo(_describe_translated(done, total))
     _print_notes(done.notes)
     rows = printable(str(out / "rejected.jsonl"))
@@ -216,7 +216,7 @@ def _describe_translated(done: Translated, total: int) -> str:
     kind, out = "files" if done.videos else "images", printable(done.out)
     reused = f", {done.reused:,} of them by an earlier call" if done.reused else ""
     videos = f"; {done.videos:,} videos ({done.frames:,} frames now)" if done.videos else ""
-    return f"restored {done.restored:,} of {total:,} {kind} into '{out}'{reused}{videos}"
+    return f"wrote {done.restored:,} of {total:,} {kind} into '{out}'{reused}{videos}"
 
 
 def _print_notes(notes: Sequence[str]) -> None:
@@ -241,9 +241,9 @@ def _restore_one(model: LoadedModel, source: Path, out: Path, settings: Translat
             inference.unreadable("video", str(source)),
             open_video(source.resolve()) as file,
         ):
-            progress = display.report("restoring", "files", "frames")
+            progress = display.report("writing", "files", "frames")
             seen = inference.translate_video(model, file, out, chosen, progress)
-        click.echo(f"restored {seen.frames:,} frames into '{printable(out)}'")
+        click.echo(f"wrote {seen.frames:,} frames into '{printable(out)}'")
         _print_notes(seen.notes)
         return
     if "format" not in settings.model_fields_set and suffix in IMAGE_FORMATS:
@@ -256,7 +256,7 @@ def _restore_one(model: LoadedModel, source: Path, out: Path, settings: Translat
         sys.stdout.buffer.write(result.image)
         return
     write_atomically(out, result.image)
-    click.echo(f"restored 1 image into '{printable(out)}'")
+    click.echo(f"wrote 1 image into '{printable(out)}'")
 
 
 class ExportOptions(DirectionOption):

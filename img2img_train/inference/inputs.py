@@ -68,10 +68,10 @@ def notes_on_targets(source: Path, corpora: Iterable[str]) -> list[str]:
     with suppress(Img2ImgError, StopIteration):
         corpus = open_corpus(next(roots), rows=False)
         if corpus.kind == "paired" and corpus.layout == "combined":
-            why = "its images are an input and a target side by side, restored as one image"
+            why = "its images are an input and a target side by side, translated as one image"
             return [f"'{name}': {why}; 'img2img-train evaluate' takes the inputs alone"]
         if any(path.is_dir() for path in (folder / "target", *folder.glob("*/target"))):
-            return [f"'{name}': its targets are restored too; give one of its folders alone"]
+            return [f"'{name}': its targets are translated too; give one of its folders alone"]
     return []
 
 

@@ -27,10 +27,10 @@ class TranslateSettings(FrozenModel):
     batch: int = Field(1, ge=1, le=4096)
     """tiles per forward pass"""
     format: Literal["png", "jpg", "webp"] = "png"
-    """format of restored images; jpg and webp: 8 bits, no transparency"""
+    """format of output images; jpg and webp: 8 bits, no transparency"""
     quality: int = Field(95, ge=1, le=100)
     """quality of jpg and webp; webp at 100 is lossless"""
     video_format: Literal["mp4", "webm", "mkv", "avi"] = "mp4"
-    """format of restored videos; mkv (FFV1) is lossless, the others are lossy"""
+    """format of output videos; mkv (FFV1) is lossless, the others are lossy"""
     max_pixels: int = Field(400_000_000, ge=1)
     """largest image or frame to accept, pixels"""

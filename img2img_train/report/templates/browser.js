@@ -108,7 +108,7 @@ byId("clear").addEventListener("click", () => { input.width = input.height = Num
 byId("save").addEventListener("click", () => output.toBlob((blob) => {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
-  link.download = "restored.png";
+  link.download = "output.png";
   link.click();
 }));
 

@@ -387,7 +387,7 @@ def test_images_and_videos_of_a_folder(tmp_path: Path, negative: LoadedModel) ->
     assert (done.restored, done.videos, done.frames, done.reused) == (4, 2, 12, 0)
     assert done.rejected == {"not-an-image": ["text.mp4"]}
     assert calls[-1] == (5, 5)
-    assert (6, 6, "restoring w.mkv") in calls
+    assert (6, 6, "writing w.mkv") in calls
     rows = [
         json.loads(x) for x in (tmp_path / "out" / "translated.jsonl").read_text().splitlines()
     ][1:]

@@ -547,7 +547,7 @@ def test_the_command_line_from_start_to_end(
     assert "output 'run': holds other files (" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in before} == before
     assert command("translate", "run", corpus / "val/input", "out") == 0
-    assert "restored 3 of 3" in capsys.readouterr().out
+    assert "wrote 3 of 3" in capsys.readouterr().out
 
 
 def test_a_run_cut_short_counts_the_epochs_that_it_has(
