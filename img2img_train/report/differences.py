@@ -41,7 +41,7 @@ def describe_differences(runs: Sequence[Path]) -> list[str]:
 
 def _psnr_of(saved: dict[str, Any]) -> tuple[Scored, Any]:
     """Return what was scored in an evaluation, and the PSNR of each image."""
-    path, direction = saved["images_file"], saved["test_time"].get("direction")
+    path, direction = saved["images_file"], saved.get("test_time", {}).get("direction")
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     images = tuple((row["key"], row["group"], row["psnr_input"]) for row in rows)

@@ -206,6 +206,12 @@ def test_several_runs_share_charts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     # A page elsewhere links nothing, because the path between both would name other folders.
     page = write_comparison(runs, tmp_path / "out.html").read_text("utf-8")
     assert "report.html" not in page
+    assert 'id="samples"' in page
+    # Runs on other images have no samples side by side.
+    RunFolder(runs[1]).sample_keys.write_text('{"keys": ["another"]}')
+    page = write_comparison(runs, tmp_path / "out.html").read_text("utf-8")
+    assert 'id="samples"' not in page
+    assert "#samples" not in page
 
 
 @pytest.mark.parametrize(
