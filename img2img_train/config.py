@@ -123,9 +123,10 @@ class RunConfig(FrozenModel):
     """folder of the run; default: runs/CORPUS-LOSS-NET, or runs/CORPUS+CORPUS-LOSS-NET for several
     corpora"""
     preset: Preset | None = setting("Options", None)
-    """published settings; other options override them; restore: the defaults of l2, l1 and
-    charbonnier; original: the autoencoder of the first version of this project; pix2pix, cyclegan:
-    the settings of the authors' code"""
+    """published settings; other options override them, --net too; --loss may be one that shares
+    them; restore: the defaults of l2, l1 and charbonnier; original: the autoencoder of the first
+    version of this project, with one of the same losses; pix2pix, also with l1+gan, cgan or gan,
+    and cyclegan: the settings of the authors' code"""
     loss: str = setting(
         "Options", DEFAULT_LOSS, f"objective: {', '.join(OBJECTIVES)}", enum=OBJECTIVES
     )
@@ -460,6 +461,11 @@ def configure(values: Mapping[str, Any]) -> RunConfig:
         hint = "give at least one corpus, or a recipe that names one"
         raise UsageError("corpora", why="none given", hint=hint)
     config = config_of(values)
+    loss = PRESETS[config.preset]["loss"] if config.preset else config.loss
+    own, its = (OBJECTIVES[name]() for name in (config.loss, loss))
+    if (own.net, own.published_defaults()) != (its.net, its.published_defaults()):
+        why = f"is for --loss {loss}, and {config.loss} has other published settings"
+        raise UsageError("option", f"--preset {config.preset}", why, "omit one of them")
     # Not ``resolve``, which raises for links in a circle before anything has named the corpus.
     names = [Path(os.path.realpath(choice.path)).name for choice in config.corpora]
     corpora = "+".join(names)

@@ -16,7 +16,7 @@ from small_runs import a_batch, small_config, small_training
 from img2img_data.core.command_line import Display
 from img2img_data.core.errors import DivergedError, UsageError
 from img2img_data.core.settings_model import bounds_of, help_of
-from img2img_train.config import PRESETS, RunConfig, all_fields, config_of
+from img2img_train.config import PRESETS, RunConfig, all_fields, config_of, configure
 from img2img_train.objectives import losses as adversarial
 from img2img_train.objectives.base import Objective
 from img2img_train.objectives.cycle import CycleGan, DualGan
@@ -74,6 +74,32 @@ def test_a_preset_gives_its_settings_and_is_named_in_the_run(name: str) -> None:
     assert {**again, **given, "preset": name} == values
     with pytest.raises(UsageError, match="did you mean 'restore'"):
         RunConfig(corpora="c", preset="restor")
+
+
+LIKE: dict[str, set[str]] = {
+    "restore": {"l2", "l1", "charbonnier"},
+    "original": {"l2", "l1", "charbonnier"},
+    "pix2pix": {"pix2pix", "l1+gan", "cgan", "gan"},
+    "cyclegan": {"cyclegan"},
+}
+
+
+@pytest.mark.parametrize("loss", OBJECTIVES)
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_is_for_losses_with_the_same_published_settings(preset: str, loss: str) -> None:
+    """With another one little of it would be left: --preset pix2pix --loss l1 trained an EDSR."""
+    words = {"corpora": "c", "preset": preset, "loss": loss}
+    if loss in LIKE[preset]:
+        config, own = configure(words), configure({"corpora": "c", "preset": preset})
+        assert config.objective.net == own.objective.net
+        differing = {n for n in RunConfig.model_fields if getattr(config, n) != getattr(own, n)}
+        assert differing <= {"loss", "objective", "out"}
+        assert configure({**words, "net": "unet-64"}).objective.net == "unet-64"
+        return
+    with pytest.raises(UsageError, match=rf"'--preset {preset}': is for --loss .*; omit one") as e:
+        configure(words)
+    assert loss in str(e.value)
+    assert RunConfig(**words).loss == loss, "runs that were begun with both can still be used"
 
 
 def test_a_folder_that_exists_has_no_weight_in_its_name(
