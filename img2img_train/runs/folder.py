@@ -225,10 +225,13 @@ class RunFolder:
             begun = begun.model_copy(update={"corpora": config.corpora})
         if begun.init and Path(begun.init).resolve() == Path(config.init).resolve():
             begun = begun.model_copy(update={"init": config.init})
-        changes = begun.changes(config).items()
-        if words := [_as_change(name, *values) for name, values in changes]:
-            why = f"was started with other settings ({'; '.join(words)})"
-            raise self._error(why, f"{OUT_HINT}, or use the same settings")
+        changes = begun.changes(config)
+        if words := [_as_change(name, *values) for name, values in changes.items()]:
+            why, hint = f"was started with other settings ({'; '.join(words)})", OUT_HINT
+            hint += ", or use the same settings"
+            if changes.keys() <= {"epochs", "max_steps"}:
+                hint += ", or give the new end to 'img2img-train resume'"
+            raise self._error(why, hint)
         self._check_data(page.get("data"), data)
 
     def _check_data(self, begun: object, data: Mapping[str, Any]) -> None:

@@ -175,7 +175,12 @@ def test_a_finished_run_goes_on_as_if_it_had_been_longer(
     ],
 )
 def test_a_run_cut_short_goes_on_to_any_later_end(
-    first: str, then: str, together: str, corpus: Path, tmp_path: Path
+    first: str,
+    then: str,
+    together: str,
+    corpus: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Its weights, and the rates of its steps, are those of a run that had this end."""
     tiny = "--net unet --width 4 --batch 2 --threads 1 --device cpu --precision fp32 --no-report"
@@ -185,6 +190,9 @@ def test_a_run_cut_short_goes_on_to_any_later_end(
     for fewer in ("--max-steps 3", "--epochs 1"):
         with pytest.raises(SystemExit, match="2"):
             main(["resume", str(cut), *fewer.split()])
+    with pytest.raises(SystemExit, match="2"):
+        main(["fit", str(corpus), *together.split(), "--out", str(cut), *tiny.split()])
+    assert "or give the new end to 'img2img-train resume'" in capsys.readouterr().err
     main(["resume", str(cut), *then.split(), "--no-report"])
     assert same(latest(cut), latest(longer))
     assert RunFolder(cut).steps.read_bytes() == RunFolder(longer).steps.read_bytes()
