@@ -427,6 +427,7 @@ def corpus_build(
     """
     job = make_job(plan, pairing, out, settings, name)
     shares = planning.parse_split(job.settings.split or "")
+    planning.check_tag(job.settings.split, "--split", plan.tag_names)
     plan.assign_splits(shares, settings.group_by, settings.stratify, settings.seed)
     dumped = {**pairing.settings(), **job.settings.model_dump(mode="json")}
     recipe = {"command": name, **dumped, **plan.digests()}

@@ -399,14 +399,17 @@ def _build(call: StepCall, plan: Plan, pairing: pairs.Pairing) -> Report:
     off = max((abs(report.kept[name] - n) for name, n in asked.items()), default=0)
     if settings.stratify is None and off > total / 100:
         # Of few images a share may be less than one.
-        numbers = {name: f"{n:,.1f}".removesuffix(".0") for name, n in asked.items()}
-        requested = ", ".join(f"{name} {number}" for name, number in numbers.items())
+        requested = ", ".join(f"{name} {n:,.1f}".removesuffix(".0") for name, n in asked.items())
         why = "images are assigned by a hash; --stratify folder makes the shares exact"
         call.echo(f"split: {report.parts()}; requested: {requested}; {why}")
     empty = [f"'{name}'" for name, n in asked.items() if n and not report.kept[name]]
     if empty and not call.run.shard:  # a shard may have none of the few images of a split
-        hint = "another --seed, --stratify folder or more images can fill it"
-        call.echo(f"warning: no image is in split {' and '.join(empty)}; {hint}")
+        hint = "another --seed, --stratify folder or more images may help"
+        call.echo(f"warning: no image is in split {' or '.join(empty)}; {hint}")
+    by_name = not parse_split(settings.split or "folder")  # of a folder or a tag
+    if by_name and report.kept and not (report.kept["train"] or call.run.shard):
+        why = "'img2img-train --split NAME' trains on another one"
+        call.echo(f"note: no image is in split 'train'; {why}")
     found = [name for name in SPLITS if all((root / name).is_dir() for root in call.paths[:-1])]
     if settings.split is None and len(found) > 1 and [*report.kept] == ["train"]:
         why = f"--split folder keeps the folders {', '.join(found)} apart"

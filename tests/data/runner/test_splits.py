@@ -192,19 +192,36 @@ def test_folders_and_tags_name_the_splits(tmp_path: Path) -> None:
     assert len(rows(tmp_path / "c/x/metadata.jsonl")) == 7
 
 
+def test_splits_without_train_are_noted_and_a_tag_that_is_unknown_is_an_error(
+    tmp_path: Path,
+) -> None:
+    photos = write_photos(tmp_path / "in" / "odd", 2, 20, 20)
+    note = "note: no image is in split 'train'; 'img2img-train --split NAME' trains on another one"
+    assert note in run("blur", tmp_path / "in", tmp_path / "a", "--split", "folder")
+    assert note not in run("blur", tmp_path / "in", tmp_path / "b", "--split", "test=1")
+    error = run("blur", photos, tmp_path / "c", "--split", "tag:part", code=2)
+    assert "option '--split tag:part': the images have no tags" in error
+    lists = [{"file_name": path.name, "split": "x"} for path in photos.iterdir()]
+    (photos / "metadata.jsonl").write_text("\n".join(map(json.dumps, lists)))
+    error = run("blur", photos, tmp_path / "c", "--split", "tag:splt", code=2)
+    assert "option '--split tag:splt': no image has this tag; did you mean 'split'?" in error
+    assert not (tmp_path / "c").exists()
+    assert note in run("blur", photos, tmp_path / "d")
+
+
 def test_an_empty_split_is_named_with_what_fills_it(tmp_path: Path) -> None:
     words = ["--split", "train=0.8,val=0.1,test=0.1,none=0", "--size", "8", "--jobs", 1]
     photos, seen = write_photos(tmp_path / "photos", 10, 20, 20), set()
     for seed in range(8):
         output = run("blur", photos, tmp_path / f"{seed}", *words, "--seed", seed)
         kept = json.loads((tmp_path / f"{seed}/corpus.json").read_text())["counts"]["kept"]
-        missing = " and ".join(f"'{name}'" for name in SHARES if name not in kept)
+        missing = " or ".join(f"'{name}'" for name in SHARES if name not in kept)
         warning = f"warning: no image is in split {missing}; another --seed"
         assert (warning in output) is ("warning" in output) is bool(missing)
         assert warning not in run("blur", photos, tmp_path / f"s{seed}", *words,
                                   "--seed", seed, "--shard", "1/2")  # fmt: skip
         seen.add(missing)
-    assert {"", "'val' and 'test'"} <= seen
+    assert {"", "'val' or 'test'"} <= seen
     assert "warning" not in run("blur", photos, tmp_path / "b", *words, "--stratify", "folder")
 
 
