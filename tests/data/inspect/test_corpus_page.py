@@ -150,7 +150,10 @@ def test_a_large_corpus_is_sampled_but_all_rows_are_counted(tmp_path: Path) -> N
     page = write_corpus_page(corpus, limit=20).read_text("utf-8")
     assert len(cards(page)) == 20
     assert "3,000" in page
-    assert re.search(r"Of a sample of 1,0\d\d of 3,060 pairs", page)
+    assert re.search(
+        r">20 of the 3,060 pairs, from a random sample of 1,0\d\d: first the 10 ", page
+    )
+    assert "0 to 255), then 10 spread evenly over the rest." in page
     bars = re.findall(r'title="[\d.]+ to [\d.]+: ([\d,]+) pairs"', page)
     assert sum(int(count.replace(",", "")) for count in bars) == 3060
     assert "a 1,530, b 1,530" in page
@@ -225,7 +228,25 @@ def test_histograms_state_what_is_counted_and_the_unit(tmp_path: Path) -> None:
     assert ": 1 pair" in page
     command = re.sub("<.*?>", "", page.partition("Built on ")[2].partition("</code>")[0])
     assert " ".join(command.split()).endswith("img2img-data degrade SOURCE c --recipe RECIPE")
+    assert "<var>SOURCE</var> is the folder of the original images, <var>RECIPE</var> a " in page
+    assert "All 9 pairs: first the 5 whose input and target differ most (mean " in page
+    assert "0 to 255), then the other 4." in page
     assert "1 pairs" not in page
+
+
+@pytest.mark.parametrize(
+    ("count", "limit", "sentence"),
+    [
+        (1, 9, "The only pair (mean absolute difference in gray levels, 0 to 255). Move"),
+        (3, 1, "1 of the 3 pairs: the 1 whose input and target differ most (mean"),
+        (2, 9, "All 2 pairs: first the 1 whose input"),
+    ],
+)
+def test_a_sentence_says_which_pairs_are_shown(
+    count: int, limit: int, sentence: str, tmp_path: Path
+) -> None:
+    corpus = write_corpus(tmp_path / "c", {"train": count})
+    assert f'<p class="quiet">{sentence}' in write_corpus_page(corpus, limit=limit).read_text()
 
 
 def test_a_pair_of_two_files_has_both_names_where_they_differ(tmp_path: Path) -> None:
