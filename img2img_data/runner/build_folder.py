@@ -61,7 +61,7 @@ CONVERTED: Final[dict[str, str]] = {
     "clipped": "float with samples outside 0..1, which were clipped",
     "widened": "8 bit and became 16 bit, multiplied by 257",
     "luma": "in color and became gray; --channels rgb keeps that",
-    "alpha": "transparent and composited on white; --alpha reject lists those that are",
+    "alpha": "transparent and composited on white; --alpha reject lists images with transparency",
     "profile": "tagged with an ICC profile, which was ignored",
 }
 """Notes of images that a summary counts; the texts follow "was" or "were"."""

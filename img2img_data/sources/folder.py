@@ -168,7 +168,7 @@ def describe_skipped(ignored: Mapping[str, int]) -> str:
         return ""
     more = ", ..." * (len(shown) > 8)
     more += "; --follow-links reads linked folders" * (LINKED in ignored)
-    return f"skipped files without the name of an image ({', '.join(shown[:8])}){more}"
+    return f"skipped files without an image extension ({', '.join(shown[:8])}){more}"
 
 
 # ------------------------------------------------------------------------------------ listed paths

@@ -41,7 +41,7 @@ class FitOptions(FrozenModel):
     report: bool = setting("Output", True)
     """score the finished run and write report.html"""
     dry_run: bool = setting("Output", False)
-    """check everything and print the plan without writing anything"""
+    """check and print the plan without writing anything"""
 
 
 class FitCommand(ModelCommand):

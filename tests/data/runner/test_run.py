@@ -355,7 +355,7 @@ def test_junk_is_listed_never_fatal(photos: Path, tmp_path: Path) -> None:
     kept = rows(tmp_path / "out" / "train" / "metadata.jsonl")
     assert [r["key"] for r in kept] == ["good", "new%0Aline"]
     assert "rejected 6" in output
-    skipped = "skipped files without the name of an image (.cr2: 1, linked folder: 1); --follow"
+    skipped = "skipped files without an image extension (.cr2: 1, linked folder: 1); --follow"
     assert f"'{junk}': {skipped}" in output
     assert sum(p.is_file() for p in (tmp_path / "out" / "train").rglob("*.*")) == 6
 

@@ -60,7 +60,7 @@ def test_folder_counts_skipped_files(tmp_path: Path) -> None:
     assert paths(list(list_folder(tmp_path, ignored))) == [b"ok.jpg"]
     assert ignored == {"hidden": 8, ".txt": 1, "": 2, ".tmp": 1, ".cr2": 1}
     assert describe_skipped(ignored) == (
-        "skipped files without the name of an image (no extension: 2, .cr2: 1, .tmp: 1, .txt: 1)"
+        "skipped files without an image extension (no extension: 2, .cr2: 1, .tmp: 1, .txt: 1)"
     )
     assert describe_skipped({"hidden": 8}) == ""
 
