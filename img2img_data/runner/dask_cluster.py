@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 CONNECT_SECONDS: Final = 5.0
 """Time limit for the scheduler to answer."""
 WORKER_SECONDS: Final = 60.0
-"""Time limit for the first worker to join; some clusters start workers on demand."""
+"""Time limit for a worker to join if there is none; some clusters start workers on demand."""
 
 _CHUNKS_PER_THREAD: Final = 3
 """Chunks in flight for each thread of the cluster."""
@@ -123,22 +123,20 @@ class ClusterPool(TaskPool[TaskT, ResultT]):
 
     def run_chunks(self, chunks: deque[Sequence[int]], suspects: Suspects) -> Iterator[ResultT]:
         """Yield the results of all chunks; tasks whose workers died too often become suspects."""
-        from distributed import KilledWorker, as_completed
+        from distributed import KilledWorker
 
         in_flight: dict[Future, Sequence[int]] = {}
-        ready, began = as_completed(loop=self.client.loop), time.monotonic()
+        began = time.monotonic()
         while True:
             room = self.jobs or _CHUNKS_PER_THREAD * self.width()
             while chunks and len(in_flight) < room:
                 joined = list(chunks.popleft())
                 while chunks and len(joined) + len(chunks[0]) <= self.per_chunk:
                     joined += chunks.popleft()
-                future = self._submit(joined)
-                in_flight[future] = joined
-                ready.add(future)
+                in_flight[self._submit(joined)] = joined
             if not in_flight:
                 return
-            future = next(ready)
+            future = self._first_done([*in_flight])
             chunk = in_flight.pop(future)
             try:
                 seconds, results = self._results(future)
@@ -156,6 +154,21 @@ class ClusterPool(TaskPool[TaskT, ResultT]):
             # Not pure: Dask would answer equal arguments, as after a kill, from its memory.
             return self.client.submit(process_chunk, *job, pure=False)
 
+    def _first_done(self, futures: Sequence[Future]) -> Future:
+        """Wait for one of the chunks to end. Raises ``Img2ImgError`` if no worker is left."""
+        from distributed import wait
+
+        with self.client.as_current(), self._connection_errors():
+            while True:
+                with contextlib.suppress(TimeoutError):
+                    future: Future = wait(futures, WORKER_SECONDS, "FIRST_COMPLETED").done.pop()
+                    return future
+                # Dask would wait forever for a worker that no nanny starts again.
+                try:
+                    self.client.wait_for_workers(1, WORKER_SECONDS)
+                except TimeoutError:
+                    raise self._error("has no workers left", "start workers") from None
+
     def _results(self, future: Future) -> tuple[float, list[ResultT]]:
         """Return the seconds and results of a chunk, or raise the error that its work raised."""
         # An OSError may be the task's own or a lost connection; only the status tells them apart.
@@ -169,17 +182,22 @@ class ClusterPool(TaskPool[TaskT, ResultT]):
         """Turn a lost connection into one line; ``raised`` may come from a task and passes."""
         from concurrent.futures import CancelledError
 
-        address = self.client.scheduler.address if self.client.scheduler else ""
         try:
             yield
         except raised:
             raise
         except ImportError as error:
             why, hint = f"a worker lacks {error.name}", "install the same img2img there"
-            raise UsageError("scheduler", address, why, hint) from None
+            raise UsageError("scheduler", self._address(), why, hint) from None
         except (CancelledError, OSError):
-            hint = "start it, then run the same command again to continue"
-            raise Img2ImgError("scheduler", address, "is gone", hint) from None
+            raise self._error("is gone", "start it") from None
+
+    def _error(self, why: str, remedy: str) -> Img2ImgError:
+        hint = f"{remedy}, then run the same command again to continue"
+        return Img2ImgError("scheduler", self._address(), why, hint)
+
+    def _address(self) -> str:
+        return self.client.scheduler.address if self.client.scheduler else ""
 
 
 @functools.cache

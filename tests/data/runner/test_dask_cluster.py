@@ -18,7 +18,7 @@ from conftest import write_photos
 from deadly import LOST
 
 from img2img_data.cli.steps import run_step
-from img2img_data.core.errors import UsageError
+from img2img_data.core.errors import Img2ImgError, UsageError
 
 distributed = pytest.importorskip("distributed")
 
@@ -226,6 +226,23 @@ def test_a_scheduler_that_goes_away_is_one_line_and_the_run_goes_on(
     assert len(output.splitlines()) == 1
     run("blur", photos, out, "--jobs", 2)
     assert tree(out) == plain
+
+
+def test_a_cluster_without_workers_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without this the run would wait for ever for workers that no nanny starts again."""
+    from img2img_data.runner import dask_cluster
+
+    monkeypatch.setattr(dask_cluster, "WORKER_SECONDS", 0.2)
+    with (
+        distributed.LocalCluster(n_workers=0, dashboard_address=None, host="127.0.0.1") as empty,
+        distributed.Client(empty.scheduler_address, set_as_default=False) as client,
+    ):
+        pool: dask_cluster.ClusterPool[int, int] = dask_cluster.ClusterPool(
+            abs, lambda i: i, lambda task, why: -1, client=client, folders=[]
+        )
+        message = f"'{empty.scheduler_address}': has no workers left; start workers, then run"
+        with pytest.raises(Img2ImgError, match=message):
+            list(pool.run(range(3)))
 
 
 def test_without_dask_a_hint_in_one_line(photos: Path, tmp_path: Path) -> None:
