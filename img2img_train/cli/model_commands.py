@@ -106,7 +106,7 @@ def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
     options = build_model(EvaluateOptions, settings)
     if not (runs or options.images):
         raise UsageError("argument", "RUNS", "missing", "name a run, or give outputs with --images")
-    where, less = choose_device(options.device).type, "give a smaller --batch or another --device"
+    where, less = choose_device(options.device).type, "use a smaller --batch or another --device"
     limits = parse_limits(options.fail_under, {*settings, *names_in(options.metrics)})
     perceptual = load_perceptual_networks(options.lpips, options.fid, options.device)
     for run in runs:

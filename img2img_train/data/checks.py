@@ -119,7 +119,7 @@ def check_min_side(sizes: Sizes, min_side: int, error: type[Img2ImgError] = Usag
         path, (height, width) = smallest
         more = f", and {small - 1:,} more are too small" if small > 1 else ""
         why = f"is {width}x{height}, smaller than --crop {min_side}{more}"
-        hint = f"give --crop {min(height, width)} or less"
+        hint = f"use --crop {min(height, width)} or less"
         if small < count:
             skip = f"skip them with 'img2img-data select --min-side {min_side}'"
             hint += f", or {skip}, which leaves {count - small:,} of {count:,}"

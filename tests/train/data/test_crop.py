@@ -230,13 +230,13 @@ def test_whole_images_are_scored(degrade: str | None, mixed: Path, tmp_path: Pat
 def test_images_that_are_too_small_are_counted_at_the_start(mixed: Path, tmp_path: Path) -> None:
     config = small_config("l2", mixed, tmp_path, crop=32)
     message = (
-        r"is (40x24|24x56|24x24).*--crop 32.*4 more are too small; give --crop 24 or less, or skip "
+        r"is (40x24|24x56|24x24).*--crop 32.*4 more are too small; use --crop 24 or less, or skip "
         r"them with 'img2img-data select --min-side 32', which leaves \d of \d"
     )
     with pytest.raises(UsageError, match=message):
         loop.dry_run(config)
     none = small_config("l2", mixed, tmp_path, crop=512)
-    with pytest.raises(CorpusError, match=r"are too small; give --crop 24 or less$"):
+    with pytest.raises(CorpusError, match=r"are too small; use --crop 24 or less$"):
         loop.dry_run(none)
     small = small_config("l2", mixed, tmp_path, crop=24, validation_split="none")
     loop.dry_run(small)

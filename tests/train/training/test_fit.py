@@ -640,8 +640,8 @@ def test_inference_out_of_memory_is_one_line_with_a_hint(tmp_path: Path, monkeyp
     whole = ["translate", "run", "large.png", "out.png", "--tile", 1024]
     script = Path(__file__).parents[2] / "memory_limit.py"
     for size, argv, code, message in (
-        (400_000_000, [*words, "--batch", 8], 1, "error: scoring: out of memory on cpu; give a s"),
-        (400_000_000, whole, 1, "out of memory on cpu; give a smaller"),
+        (400_000_000, [*words, "--batch", 8], 1, "error: scoring: out of memory on cpu; use a sm"),
+        (400_000_000, whole, 1, "out of memory on cpu; use a smaller"),
         (20_000_000, words, 2, "does not fit into memory"),
     ):
         all_words = [sys.executable, script, size, *argv]
