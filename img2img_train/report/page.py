@@ -49,7 +49,7 @@ def one_error_if_damaged() -> Iterator[None]:
     try:
         yield
     except wrong as error:
-        why = f"a file in the folder evaluation of a run is damaged ({printable(error)})"
+        why = f"a file of a run, likely in its folder evaluation, is damaged ({printable(error)})"
         raise CheckpointError("report", why=why, hint="remove it") from error
 
 

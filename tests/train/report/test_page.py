@@ -180,7 +180,7 @@ def test_a_damaged_evaluation_is_one_error(place: str, tmp_path: Path) -> None:
             section = section[key]
         before, section[name] = section[name], value
         path.write_text(json.dumps(saved))
-        with pytest.raises(CheckpointError, match="evaluation of a run is damaged"):
+        with pytest.raises(CheckpointError, match="evaluation, is damaged"):
             write_run_report(run)
         section[name] = before
         path.write_text(json.dumps(saved))
@@ -262,7 +262,7 @@ def test_runs_without_common_images_say_why(change: str, tmp_path: Path) -> None
         scores.with_suffix(".json").unlink()
     elif change == "damaged":
         change_psnr(runs[1], lambda value: "a word")
-        with pytest.raises(CheckpointError, match="evaluation of a run is damaged"):
+        with pytest.raises(CheckpointError, match="evaluation, is damaged"):
             describe_differences(runs)
         return
     (sentence,) = describe_differences(runs)

@@ -103,7 +103,7 @@ def test_a_run_without_pairs_from_start_to_end(loss: str, tmp_path: Path) -> Non
     image = np.zeros((1, 20, 24, 3), np.uint8)
     assert not np.array_equal(forward.restore(image), reverse.restore(image))
     assert reverse.config.direction == "BtoA"
-    assert "reconstructed input" in write_run_report(out).read_text()
+    assert "reconstructed A" in write_run_report(out).read_text()
 
 
 def test_a_gan_hands_over_the_newest_checkpoint_and_others_the_best(
