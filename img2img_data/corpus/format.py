@@ -213,7 +213,8 @@ def folded(key: str) -> bytes:
 
 def is_run(folder: Path) -> bool:
     """Return True if the folder is not a corpus, but a run of img2img-train."""
-    return (folder / "config.json").is_file() and (folder / "checkpoints").is_dir()
+    # Projects of other programs have config.json and checkpoints, too.
+    return all((folder / name).is_file() for name in ("config.json", "timing.jsonl"))
 
 
 # ------------------------------------------------------------------------------ randomness, splits

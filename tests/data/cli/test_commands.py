@@ -129,9 +129,9 @@ WRONG_PATHS = {
 
 @pytest.mark.parametrize("words", WRONG_PATHS)
 def test_a_wrong_path_is_one_line_that_says_what_is_there(words: str, tmp_path: Path) -> None:
-    for folder in ("empty", "photos", "run/checkpoints", "corpus/train", "tool/train"):
+    for folder in ("empty", "photos", "run", "corpus/train", "tool/train"):
         (tmp_path / folder).mkdir(parents=True)
-    for file in ("photos/a.jpg", "run/config.json", "corpus/corpus.json", "corpus/train/a.png"):
+    for file in ("photos/a.jpg", "run/config.json", "run/timing.jsonl", "corpus/corpus.json"):
         (tmp_path / file).write_text("{}")
     (tmp_path / "tool/train/a.jpg").touch()
     (tmp_path / "note.txt").write_bytes(b"\xff")
