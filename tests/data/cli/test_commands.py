@@ -123,7 +123,7 @@ WRONG_PATHS = {
     "degradations --on none.jpg": "image 'none.jpg': No such file or directory; check the path",
     "degradations --on empty": "image 'empty': is a pipe, socket, device or folder; check the path",
     "degradations --on photos/a.jpg": "cannot be used: the content is not a known image format",
-    "recipes ./note.txt": "line 1 of recipe 'note.txt': holds bytes that are not UTF-8",
+    "recipes ./note.txt": "line 1 of recipe 'note.txt': contains bytes that are not UTF-8",
 }
 
 

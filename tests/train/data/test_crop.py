@@ -236,7 +236,7 @@ def test_images_that_are_too_small_are_counted_at_the_start(mixed: Path, tmp_pat
     with pytest.raises(UsageError, match=message):
         loop.dry_run(config)
     none = small_config("l2", mixed, tmp_path, crop=512)
-    with pytest.raises(CorpusError, match=r"are too small; use --crop 24 or less$"):
+    with pytest.raises(UsageError, match=r"are too small; use --crop 24 or less$"):
         loop.dry_run(none)
     small = small_config("l2", mixed, tmp_path, crop=24, validation_split="none")
     loop.dry_run(small)

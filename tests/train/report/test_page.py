@@ -95,7 +95,7 @@ def test_a_report_says_how_the_run_came_about(tmp_path: Path) -> None:
     ("words", "reason"),
     [
         ("pairs", "on pairs in the split test or val"),
-        ("domains --loss cyclegan", "ot scored on 'domains': it is unpaired; to score it by FID: "),
+        ("domains --loss cyclegan", "ot scored on 'domains': it is unpaired; score it by FID: "),
         ("held --no-report", "unless --no-report is given"),
         ("", "No scores: fit scores a model when training ends"),
     ],
