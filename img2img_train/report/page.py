@@ -12,15 +12,16 @@ import json
 import os
 from base64 import b64encode
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
-from img2img_data.core.command_line import format_duration
-from img2img_data.core.errors import CheckpointError, printable
+from img2img_data.core.command_line import format_duration, shell_line
+from img2img_data.core.errors import CheckpointError, Img2ImgError, printable
 from img2img_data.core.files import write_atomically
+from img2img_data.corpus.reader import open_corpus
 from img2img_train.config import RunConfig, config_of, read_page
 from img2img_train.metrics.image import PSNR_CAP
 from img2img_train.metrics.registry import COLOR_METRICS
@@ -72,9 +73,22 @@ def write_run_report(run: Path, out: Path | None = None) -> Path:
         "charts": build_charts({"": run}),
         "samples": build_samples(run, config.objective.sample_columns),
         "paired": config.objective.paired,
+        "unpaired_corpora": _unpaired_corpora(config),
         **_settings(config),
     }
     return write_page(out, render("run.html", content))
+
+
+def _unpaired_corpora(config: RunConfig) -> dict[str, str]:
+    """Return the corpora of a run that have no pairs, and the commands that score it on them."""
+    commands = {}
+    for path in (choice.path for choice in config.corpora):
+        # A loss without pairs takes paired corpora too. Nothing is known of a corpus that is gone.
+        with suppress(Img2ImgError, OSError):
+            if open_corpus(path, rows=False).kind == "unpaired":
+                words = ("evaluate", "RUN", "--on", path, "--split", "SPLIT", "--fid", "WEIGHTS")
+                commands[printable(path)] = shell_line("img2img-train", *words)
+    return commands
 
 
 @one_error_if_damaged()

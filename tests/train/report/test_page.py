@@ -96,6 +96,8 @@ def test_a_report_says_how_the_run_came_about(tmp_path: Path) -> None:
     [
         ("pairs", "on pairs in the split test or val"),
         ("domains --loss cyclegan", "ot scored on 'domains': it is unpaired; score it by FID: "),
+        # The loss takes two domains, but the corpus has pairs to score on.
+        ("pairs --loss cyclegan", "No scores: fit scores a model when training ends, on pairs"),
         ("held --no-report", "unless --no-report is given"),
         ("", "No scores: fit scores a model when training ends"),
     ],
@@ -123,8 +125,9 @@ def test_a_report_without_scores_says_why(
     page = html.unescape(Path("run/report.html").read_text("utf-8"))
     assert reason in page
     printed = capsys.readouterr()
-    if "cyclegan" in words:
+    if "domains" in words:
         assert reason in printed.out  # the same words where training ends
+        assert "evaluate RUN --on domains --split SPLIT --fid WEIGHTS" in page
         check_domains(page, Path("run"))
     if not words:
         assert "step 30 of 99; 'img2img-train resume run' continues it" in printed.err
