@@ -14,7 +14,7 @@ import click
 from pydantic import Field
 
 from img2img_data.core.command_line import FOLDER, ModelCommand, SettingOption, shell_line
-from img2img_data.core.errors import UsageError, printable
+from img2img_data.core.errors import CheckpointError, UsageError, printable
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.settings_model import build_model, build_part, did_you_mean, setting
 from img2img_train.distributed.torchrun import torchrun_env
@@ -261,23 +261,35 @@ def resume(run: Path, settings: dict[str, Any]) -> None:
     from the start: with a constant rate, or more steps of the same epochs, the weights are the same
     as well. Another number of threads, or another device, changes the last digits of the results.
     """
-    from img2img_train.config import CONFIG_FILE, RunConfig, config_of, read_page
+    from img2img_train.config import RunConfig, config_of
 
     report = build_model(ResumeOptions, settings).report
     changed = {name: value for name, value in settings.items() if name != "report"}
-    config, data = RunConfig.load(run), read_page(run / CONFIG_FILE)["data"]
-    steps, per_epoch = changed.get("max_steps", 0), data["steps_per_epoch"]
-    if changed.keys() & {"epochs", "max_steps"}:
+    config, (old_end, per_epoch) = RunConfig.load(run), _planned_steps(run)
+    steps = changed.get("max_steps", 0)
+    if "epochs" in changed or "max_steps" in changed:
         # The old end of the other kind must not come before the new one.
         epochs = max(config.epochs or 1, math.ceil(steps / per_epoch))
         changed = {"epochs": epochs, "max_steps": 0, **changed}
     # Built anew: the settings check each other.
     config = config_of({**config.model_dump(), "out": config.out, **changed})
     end = min((config.epochs or 1) * per_epoch, config.max_steps or math.inf)
-    if end < data["steps"]:
-        why = f"ends the run at step {end:,}, and it goes to step {data['steps']:,}"
+    if end < old_end:
+        why = f"ends the run at step {end:,}, before its present end at step {old_end:,}"
         raise UsageError("option", "--max-steps" if steps else "--epochs", why, "give more")
     _fit(config, report, changed=True)
+
+
+def _planned_steps(run: Path) -> tuple[int, int]:
+    """Return the steps of a run, and of an epoch; CheckpointError if config.json lacks them."""
+    from img2img_train.config import CONFIG_FILE, read_page
+
+    try:
+        data = read_page(run / CONFIG_FILE)["data"]
+        return max(1, int(data["steps"])), max(1, int(data["steps_per_epoch"]))
+    except (LookupError, TypeError, ValueError):
+        why = "is damaged: 'data' does not state the steps"
+        raise CheckpointError("run", run / CONFIG_FILE, why, "train into another folder") from None
 
 
 COMMANDS: Final = (fit, resume)

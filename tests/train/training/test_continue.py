@@ -224,6 +224,19 @@ def test_fewer_epochs_are_refused(restorer: Path) -> None:
         main(["resume", str(restorer), "--epochs", "0"])
 
 
+@pytest.mark.parametrize("data", [None, 3, {"steps": 8}, {"steps": 8, "steps_per_epoch": "x"}])
+def test_a_config_that_lost_its_steps_is_one_line(
+    data: Any, restorer: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(restorer, tmp_path / "run")
+    config = tmp_path / "run/config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"data": data}))
+    with pytest.raises(SystemExit, match="2"):
+        main(["resume", str(tmp_path / "run"), "--max-steps", "99"])
+    error = f"error: run '{config}': is damaged: 'data' does not state the steps; train into "
+    assert capsys.readouterr().err.startswith(error)
+
+
 def test_checkpoints_of_epochs_are_kept(corpus: Path, tmp_path: Path) -> None:
     loop.fit(small_config("l2", corpus, tmp_path / "run", epochs=4, keep_every=2), Display())
     kept = sorted((tmp_path / "run/checkpoints").glob("epoch-*"))
