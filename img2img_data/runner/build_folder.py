@@ -66,7 +66,12 @@ CONVERTED: Final[dict[str, str]] = {
 }
 """Notes of images that a summary counts; the texts follow "was" or "were"."""
 
-_INPUTS: Final = SOURCE_ENTRIES | {"source_folders": "the source folder", "corpus": "the corpus"}
+_INPUTS: Final = {
+    **SOURCE_ENTRIES,
+    "source_folders": "the source folder",
+    "corpus": "the corpus",
+    "index": "the packed corpus",
+}
 """Entries of a recipe that name inputs, and what messages call them; the others are options."""
 Recipe = Mapping[str, Any]
 IndexedRow = tuple[int, str, bytes, bytes]
@@ -321,6 +326,8 @@ class BuildFolder:
         names = sorted(k for k in recipe.keys() | found.keys() if recipe.get(k) != found.get(k))
         # A folder that grows may have sources of other names and tags, whatever else differs.
         wrong = [n for n in names if not (grows and n in SOURCE_ENTRIES)]
+        if "command" in wrong:
+            wrong = ["command"]  # two commands have other options
         if wrong:
             differ = "; ".join(_change(name, found.get(name), recipe.get(name)) for name in wrong)
             why = f"was made with other settings ({errors.printable(differ)})"

@@ -563,6 +563,8 @@ OTHER_SETTINGS: dict[tuple[str, ...], str] = {
     (*DEGRADE[:-2], "--set", "sigma=2..4"): "degradation noise: gray: 0.0, sigma: [2.0, 4.0], was "
     "degradation noise: gray: 0.0, sigma: 10.0; no --size, was --size 16",
     (*DEGRADE[:3], "--recipe", "mixed", *DEGRADE[-2:]): "another degradation",
+    # Not the pairing, which is no option, and not the options of one command only.
+    ("lab", *DEGRADE[1:3]): "command lab, was command degrade",
     # The tags of another folder are no setting.
     ("degrade", "tagged", *DEGRADE[2:], "--seed", "1"): "--seed 1, was --seed 0",
 }
@@ -576,6 +578,17 @@ def test_other_settings_are_named_as_options(words: tuple[str, ...], tmp_path: P
     run(*DEGRADE, cwd=tmp_path)
     output = run(*words, cwd=tmp_path, code=2)
     assert f"was made with other settings ({OTHER_SETTINGS[words]}); choose" in output
+
+
+def test_an_unpacking_of_another_corpus_names_the_corpus(tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", 2)
+    run(*DEGRADE, cwd=tmp_path)
+    run("pack", "out", "packed", cwd=tmp_path)
+    (tmp_path / "corpus" / ".building").mkdir(parents=True)
+    note = {"command": "unpack", "index": "0" * 64, "source_folders": [b"/elsewhere".hex()]}
+    (tmp_path / "corpus" / ".building" / "recipe.json").write_text(json.dumps(note))
+    output = run("unpack", "packed", "corpus", cwd=tmp_path, code=2)
+    assert "was made with other settings (the packed corpus; the source folder)" in output
 
 
 def test_a_build_that_another_folder_began_names_the_folder(tmp_path: Path) -> None:
