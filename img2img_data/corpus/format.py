@@ -212,8 +212,8 @@ def folded(key: str) -> bytes:
 
 
 def is_run(folder: Path) -> bool:
-    """Return True if the folder is not a corpus, but a run of img2img-train."""
-    # Projects of other programs have config.json and checkpoints, too.
+    """Return True if the folder is a run of img2img-train."""
+    # Other projects, and exported models, have a config.json too.
     return all((folder / name).is_file() for name in ("config.json", "timing.jsonl"))
 
 

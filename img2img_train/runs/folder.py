@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Final
 from img2img_data.core.errors import CheckpointError, Img2ImgError, UsageError, printable
 from img2img_data.core.files import check_unused, locked, sync_folder, versions, write_atomically
 from img2img_data.core.jsonl import parse_object
-from img2img_data.corpus.format import CORPUS_FILE, digest, to_json_line, to_json_page
+from img2img_data.corpus.format import CORPUS_FILE, digest, is_run, to_json_line, to_json_page
 from img2img_train.config import CONFIG_FILE, RUN_FORMAT, RunConfig, read_page
 
 if TYPE_CHECKING:
@@ -351,7 +351,7 @@ def find_checkpoint(path: Path | str) -> Path:
     for candidate in (folder.best, folder.latest, folder.previous, path / MODEL_FILE):
         if candidate.exists():
             return candidate
-    if folder.config.is_file():
+    if is_run(path):
         raise CheckpointError("run", path, "has no checkpoint yet", "resume it first")
     kind = "corpus" if (path / CORPUS_FILE).is_file() else "folder without a checkpoint"
     hint = "give a run, a checkpoint or an exported model; images and corpora come after it"

@@ -121,18 +121,21 @@ def test_a_mistyped_command_or_option_is_2_and_the_nearest_is_named(
 def test_what_is_not_a_model_is_named_with_the_right_order(
     words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Images, a corpus or a run that has not trained, before anything else is read."""
+    """Images, a corpus, a run that has not trained or another project, before all else is read."""
     monkeypatch.chdir(tmp_path)
     write_photos(tmp_path / "images", 2)
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "corpus.json").write_text("{}")
-    (tmp_path / "r").mkdir()
-    (tmp_path / "r" / "config.json").write_text("{}")
+    for file in ("r/config.json", "r/timing.jsonl", "other/config.json"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).write_text("{}")
     order = "give a run, a checkpoint or an exported model; images and corpora come after it"
     for name, line in {
         "images": f"model 'images': is a folder without a checkpoint; {order}",
         "c": f"model 'c': is a corpus; {order}",
         "r": "run 'r': has no checkpoint yet; resume it first",
+        # Another project, or an exported model that lost its weights, cannot be resumed.
+        "other": f"model 'other': is a folder without a checkpoint; {order}",
     }.items():
         command, *rest = words.replace("X", name).split()
         assert run(f"img2img-train {command}", rest, capsys) == (2, f"error: {line}")
