@@ -25,6 +25,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from img2img_data.core.command_line import shell_line
 from img2img_data.core.errors import CheckpointError, Img2ImgError, UsageError, printable
 from img2img_data.core.files import check_unused, locked, sync_folder, versions, write_atomically
 from img2img_data.core.jsonl import parse_object
@@ -258,11 +259,11 @@ def notes_on_run(path: Path | str, used: int = 0) -> tuple[str, ...]:
         steps, log = read_page(Path(path) / CONFIG_FILE)["data"]["steps"], read_log(path)
         step = max(used, log[-1]["step"] if log else 0)
         if step != steps and not (log and log[-1]["kind"] == "stopped"):
-            run, where = printable(path), f"step {step:,} of {steps:,}"
-            where += f"; the model is that of step {used:,}" if used else ""
-            return (
-                f"run '{run}' is unfinished: {where}; 'img2img-train resume {run}' continues it",
-            )
+            where = f"step {step:,} of {steps:,}"
+            if used:
+                where += f"; the model is that of step {used:,}"
+            resume = shell_line("img2img-train", "resume", Path(path))
+            return (f"run '{printable(path)}' is unfinished: {where}; '{resume}' continues it",)
     return ()
 
 

@@ -185,23 +185,24 @@ def test_damaged_ends_of_steps_and_timing_are_cut(
 
 
 def test_scores_of_an_unfinished_run_say_so(corpora: list[str], tmp_path: Path) -> None:
-    folder, settings = stopped(corpora, tmp_path), EvaluateSettings(split="val", device="cpu")
+    run = tmp_path / "a run"
+    folder, settings = stopped(corpora, run), EvaluateSettings(split="val", device="cpu")
     path = Path(corpora[0].partition("=")[0])
-    scored = evaluate_matrix([tmp_path], [path], settings).evaluations[0]
-    hint = f"; 'img2img-train resume {tmp_path}' continues it"
+    scored = evaluate_matrix([run], [path], settings).evaluations[0]
+    hint = f"; 'img2img-train resume '{run}'' continues it"  # quoted for a shell
     expected = f"' is unfinished: step 3 of 9; the model is that of step 3{hint}"
     assert scored.notes[0].endswith(expected)
     best = folder.best.rename(tmp_path / "best.safetensors")
-    (latest,) = load_generator(tmp_path).notes
+    (latest,) = load_generator(run).notes
     assert latest.endswith(f"' is unfinished: step 5 of 9; the model is that of step 5{hint}")
     best.rename(folder.best)
     log = folder.log.read_bytes()
     for damaged in (b"damaged\n", b"damaged\nhalf", b"{}\n"):
         folder.log.write_bytes(damaged)
-        assert not load_generator(tmp_path).notes, "a model needs its checkpoint alone"
+        assert not load_generator(run).notes, "a model needs its checkpoint alone"
     folder.log.write_bytes(log)
-    fit(corpora, tmp_path)
-    scored = evaluate_matrix([tmp_path], [path], settings).evaluations[0]
+    fit(corpora, run)
+    scored = evaluate_matrix([run], [path], settings).evaluations[0]
     assert not any("unfinished" in note for note in scored.notes)
 
 
