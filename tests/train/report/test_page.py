@@ -209,7 +209,13 @@ def test_several_runs_share_charts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     # A page elsewhere links nothing, because the path between both would name other folders.
     page = write_comparison(runs, tmp_path / "out.html").read_text("utf-8")
     assert "report.html" not in page
-    assert 'id="samples"' in page
+    # The name of a run is no column of a sample, to be put into words.
+    renamed = runs[0].rename("reconstructed_input")
+    page = write_comparison([renamed, runs[1]], tmp_path / "out.html").read_text("utf-8")
+    (heads, *_) = re.findall(r'<div class="rows heads">(.*?)</div>', page)
+    names = ["input", "reconstructed_input", "b", "target"]
+    assert re.findall("<span>(.*?)</span>", heads) == names
+    renamed.rename(runs[0])
     # Runs on other images have no samples side by side.
     RunFolder(runs[1]).sample_keys.write_text('{"keys": ["another"]}')
     page = write_comparison(runs, tmp_path / "out.html").read_text("utf-8")
