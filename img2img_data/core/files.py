@@ -202,11 +202,13 @@ def cannot_write(path: Path, error: OSError) -> Img2ImgError:
 
 # ---------------------------------------------------------------------------------------- folders
 def check_unused(folder: Path, own: Collection[str] = (), what: str = "folder") -> None:
-    """Raise UsageError if a folder holds files; ``own`` and hidden ones do not count.
+    """Raise UsageError if a folder holds files, or is a file; ``own`` and hidden ones do not count.
 
     Hidden files are those of Git, of a file manager, or what a killed process left. ``what`` is the
     word of the error message.
     """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(what, folder, "is a file, not a folder", "choose a new or an empty folder")
     names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
     if other := min((name for name in names - {*own} if name[0] != "."), default=""):
         why, hint = f"holds other files ({other!r})", "choose a new or an empty folder"

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 import numpy as np
 
-from img2img_data.core.errors import Img2ImgError, UsageError
+from img2img_data.core.errors import Img2ImgError
 from img2img_data.core.files import check_unused, versions, write_atomically
 from img2img_data.core.jsonl import read_object
 from img2img_data.corpus.card import README, to_yaml
@@ -80,9 +80,6 @@ def export_folder(
 
 
 def _check_own(out: Path) -> None:
-    hint = "choose a new or an empty folder"
-    if out.exists() and not out.is_dir():
-        raise UsageError("folder", out, "is a file", hint)
     with contextlib.suppress(Img2ImgError):
         if "model_format" in read_object(out / CONFIG_FILE):
             return

@@ -545,6 +545,8 @@ def test_the_command_line_from_start_to_end(
     before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
     assert command("evaluate", "run", "--on", corpus, "--split", "val", "--out", "run") == 2
     assert "output 'run': holds other files (" in capsys.readouterr().err
+    assert command("evaluate", "nowhere", "--on", corpus, "--out", "m/notes.txt") == 2
+    assert "output 'm/notes.txt': is a file, not a folder; choose" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in before} == before
     assert command("translate", "run", corpus / "val/input", "out") == 0
     assert "wrote 3 of 3" in capsys.readouterr().out
