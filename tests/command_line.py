@@ -37,7 +37,7 @@ def run(*argv: object, code: int = 0, cwd: Path | None = None) -> str:
         with pytest.raises(SystemExit) as end:
             main()
     assert (end.value.code or 0) == code, output.getvalue()
-    assert "a fault of this program" not in output.getvalue()
+    assert "internal error" not in output.getvalue()
     return output.getvalue()
 
 

@@ -229,7 +229,7 @@ def test_a_scheduler_that_goes_away_is_one_line_and_the_run_goes_on(
 
 
 def test_a_cluster_without_workers_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without this the run would wait for ever for workers that no nanny starts again."""
+    """Without this the run would wait forever for workers that no nanny starts again."""
     from img2img_data.runner import dask_cluster
 
     monkeypatch.setattr(dask_cluster, "WORKER_SECONDS", 0.2)

@@ -198,7 +198,7 @@ def test_where_inputs_equal_targets_no_model_is_said_to_lose(tmp_path: Path) -> 
     table = write_matrix(matrix, tmp_path / "out").read_text("utf-8")
     for text in (page, table):
         assert "equals the target</span>" in text
-        assert not re.search('class="bad|"under">[+\N{MINUS SIGN}]|Small: the gain', text)
+        assert not re.search('class="bad|"under">[+\N{MINUS SIGN}]|In small type: the gain', text)
 
 
 @pytest.mark.parametrize("pairing", ["lab", "grayscale", "combine"])
