@@ -238,8 +238,9 @@ def test_histograms_state_what_is_counted_and_the_unit(tmp_path: Path) -> None:
     ("count", "limit", "sentence"),
     [
         (1, 9, "The only pair (mean absolute difference in gray levels, 0 to 255). Move"),
-        (3, 1, "1 of the 3 pairs: the 1 whose input and target differ most (mean"),
-        (2, 9, "All 2 pairs: first the 1 whose input"),
+        (3, 1, "1 of the 3 pairs: the one whose input and target differ most (mean"),
+        (3, 2, "2 of the 3 pairs: first the one whose input"),
+        (2, 9, "All 2 pairs: first the one whose input"),
     ],
 )
 def test_a_sentence_says_which_pairs_are_shown(
