@@ -111,7 +111,8 @@ def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
     perceptual = load_perceptual_networks(options.lpips, options.fid, options.device)
     for run in runs:
         find_checkpoint(run)  # before the corpora are read, which may be in place of the runs
-    if not (replaced := (options.out / "matrix.json").is_file()):
+    replaces = (options.out / "matrix.json").is_file()
+    if not replaces:
         check_unused(options.out, what="output")
     with Display() as display, catch_out_of_memory("scoring", None, where, less):
         progress = display.report("scoring")
@@ -121,7 +122,8 @@ def evaluate(runs: tuple[Path, ...], settings: dict[str, Any]) -> None:
     for note in dict.fromkeys(note for e in matrix.evaluations for note in e.notes):
         click.echo(f"note: {note}")
     click.echo(f"scores: {printable(str(write_matrix(matrix, options.out)))}")
-    _print_notes(["replaced the results of an earlier evaluation (see --out)"] * replaced)
+    if replaces:
+        _print_notes(["replaced the results of an earlier evaluation (see --out)"])
     # After the results are written: a failed check must not lose them.
     short = shortfalls(matrix, limits)
     for line in short:
@@ -303,9 +305,10 @@ def _export(model: Path, out: Path, suffix: str, options: ExportOptions) -> None
         from img2img_train.inference.model_folder import FILES, export_folder
         from img2img_train.inference.onnx_export import export_onnx, export_page, export_weights
         from img2img_train.interop.junyanz_weights import export_pth
+        from img2img_train.runs.folder import MODEL_FILE
         from img2img_train.runs.model import load_generator
 
-    replaced = out.is_file() or (out / FILES[-1]).is_file()
+    replaces = out.is_file() or (out / MODEL_FILE).is_file()
     out.parent.mkdir(parents=True, exist_ok=True)
     # On the CPU, so that the exported file does not depend on the device.
     loaded, about = load_generator(model, "cpu", options.direction), "the generator alone"
@@ -332,7 +335,9 @@ def _export(model: Path, out: Path, suffix: str, options: ExportOptions) -> None
         about = f"ONNX differs from torch by at most {parity.worst} of 255 levels, on {tested}"
         if loaded.config.test_dropout and loaded.spec.dropout:
             about += "; dropout is off, although the model keeps it on at test time"
-    _print_notes([*notes, *[f"replaced the earlier '{printable(out)}'"] * replaced])
+    if replaces:
+        notes.append(f"replaced the earlier '{printable(out)}'")
+    _print_notes(notes)
     size = sum(p.stat().st_size for p in (out, *(out / name for name in FILES)) if p.is_file())
     click.echo(f"'{printable(out)}': {size / 1e6:.1f} MB, {about}")
 

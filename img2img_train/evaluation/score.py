@@ -194,8 +194,10 @@ class Evaluation(MeanScores):
         if self.input_scores.get("psnr") == PSNR_CAP:
             return "had nothing to restore, because all inputs equal their targets; " + OF_EQUALS
         if self.colorizes:
-            both = [(n[-1], self.scores[n], self.input_scores[n]) for n in COLOR_METRICS[1:]]
-            overlaps = " and ".join(f"{own:.3f} in {n} (input {its:.3f})" for n, own, its in both)
+            overlaps = " and ".join(
+                f"{self.scores[name]:.3f} in {name[-1]} (input {self.input_scores[name]:.3f})"
+                for name in COLOR_METRICS[1:]  # those of the planes a and b of Lab
+            )
             return f"overlaps the colors of the targets by {overlaps}; 1 would be equal"
         name, gain, metric = self.headline, self.gain[self.headline], METRICS[self.headline]
         unit = metric.unit or metric.label

@@ -39,6 +39,7 @@ from img2img_train.runs.model import LoadedModel
 
 MODEL_FORMAT: Final = 1
 FILES: Final = (CONFIG_FILE, "model.onnx", "usage.py", "examples.png", README, MODEL_FILE)
+"""Files of a model folder; the last one is written last."""
 SHOWN_IMAGES: Final = 3
 
 

@@ -31,11 +31,13 @@ def describe_differences(runs: Sequence[Path]) -> list[str]:
     (first, *others), sentences = psnr, []
     for name in others:
         shared = [scored for scored in psnr[first] if scored in psnr[name]]
-        sentences += [_describe(first, name, s, psnr[name][s] - psnr[first][s]) for s in shared]
+        for scored in shared:
+            gains = psnr[name][scored] - psnr[first][scored]
+            sentences.append(_describe(first, name, scored, gains))
         if not shared:
-            on = [f"{n} on {' and '.join(p for p, _ in psnr[n]) or 'none'}" for n in (first, name)]
-            why = "were not scored on the same images"
-            sentences.append(f"{first} and {name} {why}: {'; '.join(on)}")
+            places = [" and ".join(place for place, _ in psnr[n]) or "none" for n in (first, name)]
+            why = f"{first} on {places[0]}; {name} on {places[1]}"
+            sentences.append(f"{first} and {name} were not scored on the same images: {why}")
     return sentences
 
 

@@ -70,9 +70,11 @@ class RunFolder:
     def has_current_report(self) -> bool:
         """Return True if report and scores are at least as new as the latest checkpoint."""
         # The command 'report' writes a report, too, and no scores.
-        both = (self.root.glob(name) for name in (self.report.name, "evaluation/*.json"))
-        times = (max((p.stat().st_mtime_ns for p in found), default=0) for found in both)
-        return min(times) >= self.latest.stat().st_mtime_ns
+        scores = [path.stat().st_mtime_ns for path in self.root.glob("evaluation/*.json")]
+        if not scores or not self.report.exists():
+            return False
+        oldest = min(max(scores), self.report.stat().st_mtime_ns)
+        return oldest >= self.latest.stat().st_mtime_ns
 
     def lock(self) -> contextlib.AbstractContextManager[None]:
         """Hold the folder, creating it if missing; FolderInUseError if another process holds it."""

@@ -287,8 +287,10 @@ def describe_run(data: RunData) -> list[str]:
     held_out = _count(data.held_out) if data.held_out else no_split
     part = len(data.validation_indices())
     scored = f" ({part:,} scored by a validation)" if part < len(data.held_out or ()) else ""
-    counts = zip(data.plan.drawn(), config.corpora, strict=True)
-    drawn = "; an epoch draws " + " + ".join(f"{n:,} of {corpus.path}" for n, corpus in counts)
+    drawn = ""
+    if len(config.corpora) > 1:
+        counts = zip(data.plan.drawn(), config.corpora, strict=True)
+        drawn = "; an epoch draws " + " + ".join(f"{n:,} of {corpus.path}" for n, corpus in counts)
     networks += f", {config.precision} on {config.device}"
     unit, sides = ("pair", "") if config.objective.paired else ("image", " of each side")
     step = f"{data.plan.step_images} {unit}{'s' * (data.plan.step_images != 1)}{sides}"
@@ -299,7 +301,7 @@ def describe_run(data: RunData) -> list[str]:
         *([_describe_degradation(config.degrade, online.is_linear)] if online else []),
         *([f"inputs are {config.preparation}"] if config.preparation else []),
         *([_describe_shares(config)] if config.stored_share or config.clean_share else []),
-        f"{images}, {held_out} held out{scored}{drawn * (len(config.corpora) > 1)}",
+        f"{images}, {held_out} held out{scored}{drawn}",
         f"{config.loss}, {networks}; {steps}; into '{config.out}'",
     ]
 
