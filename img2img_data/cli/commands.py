@@ -298,10 +298,10 @@ def recipes(name: str) -> None:
     """
     from img2img_data.cli.recipe import describe_recipes
     from img2img_data.core.files import read_named
-    from img2img_data.core.yaml_file import MAX_BYTES, find_recipe, read_yaml
+    from img2img_data.core.yaml_file import MAX_BYTES, find_recipe, read_sections
 
     if name:
-        read_yaml(name)  # raises for a file that is not a recipe
+        read_sections(name)  # raises for a file that is not a recipe
         click.echo(read_named("recipe", find_recipe(name), MAX_BYTES).decode(), nl=False)
     else:
         click.echo("\n".join(describe_recipes()))

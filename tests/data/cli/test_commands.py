@@ -123,6 +123,7 @@ WRONG_PATHS = {
     "degradations --on none.jpg": "image 'none.jpg': No such file or directory; check the path",
     "degradations --on empty": "image 'empty': is a pipe, socket, device or folder; check the path",
     "degradations --on photos/a.jpg": "cannot be used: the content is not a known image format",
+    "recipes ./site.yaml": "line 1: key 'site_name': unknown; did you mean 'name'?",
     "recipes ./note.txt": "line 1 of recipe 'note.txt': contains bytes that are not UTF-8",
 }
 
@@ -135,6 +136,7 @@ def test_a_wrong_path_is_one_line_that_says_what_is_there(words: str, tmp_path: 
         (tmp_path / file).write_text("{}")
     (tmp_path / "tool/train/a.jpg").touch()
     (tmp_path / "note.txt").write_bytes(b"\xff")
+    (tmp_path / "site.yaml").write_text("site_name: x\n")
     text = run(*words.split(), cwd=tmp_path, code=2)
     assert WRONG_PATHS[words] in text
     assert text.count("\n") == 1
