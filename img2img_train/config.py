@@ -123,10 +123,10 @@ class RunConfig(FrozenModel):
     """folder of the run; default: runs/CORPUS-LOSS-NET, or runs/CORPUS+CORPUS-LOSS-NET for several
     corpora"""
     preset: Preset | None = setting("Options", None)
-    """published settings; other options override them, --net too; --loss may be one that shares
-    them; restore: the defaults of l2, l1 and charbonnier; original: the autoencoder of the first
-    version of this project, with one of the same losses; pix2pix, also with l1+gan, cgan or gan,
-    and cyclegan: the settings of the authors' code"""
+    """published settings; other options, such as --net, override them, but --loss must share them;
+    restore: the defaults of l2, l1 and charbonnier; original: the autoencoder of the first version
+    of this project, for the same losses; pix2pix (also for l1+gan, cgan and gan) and cyclegan: the
+    settings of the authors' code"""
     loss: str = setting(
         "Options", DEFAULT_LOSS, f"objective: {', '.join(OBJECTIVES)}", enum=OBJECTIVES
     )

@@ -82,7 +82,7 @@ def write_corpus_page(
     # Checked first, because reading the images may take minutes.
     with writing_to(page):
         if page.is_dir():
-            raise UsageError("file", page, "is a folder", "give the name of a file, as page.html")
+            raise UsageError("file", page, "is a folder", "name a file, such as page.html")
     if split and split not in opened.splits:
         raise no_split(opened, split)
     splits = (split,) if split else opened.splits

@@ -65,7 +65,7 @@ def uses_device_cache(cache: str, images: ImageSet, workers: int, device: torch.
         return cache == "device"
     size, free = images.for_training().nbytes, free_memory(str(device))
     if cache == "device" and size > free:
-        why = f"'device': the images need {size / 1e9:.1f} GB, {free / 1e9:.1f} GB are free on it"
+        why = f"'device': the images need {size / 1e9:.1f} GB, but it has {free / 1e9:.1f} GB free"
         raise UsageError("option", "--cache", why, "give --cache ram")
     fits = _obstacle(images, workers) is None and size <= SHARE_OF_DEVICE * free
     return cache == "device" or fits

@@ -74,7 +74,7 @@ def notes_on_frames(sources: Mapping[str, int]) -> list[str]:
     """Return a note for the user about images, by name, of which only the first frame was used."""
     many = [f"'{name}' (the first of {n:,} frames)" for name, n in sources.items() if n > 1]
     rest = f" and {len(many) - 3:,} more" if len(many) > 3 else ""
-    return [f"only one frame or page was translated of {', '.join(many[:3])}{rest}"] if many else []
+    return [f"only one frame or page was used of {', '.join(many[:3])}{rest}"] if many else []
 
 
 def blur_of(model: LoadedModel, settings: TranslateSettings) -> Steps:

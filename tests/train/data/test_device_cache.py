@@ -137,6 +137,6 @@ def test_auto_uses_the_device_if_there_is_room(
     assert not uses_device_cache("auto", data.train, 0, cuda)
     assert uses_device_cache("device", data.train, 0, cuda)
     free[0] = size - 1
-    with pytest.raises(UsageError, match="GB are free on it; give --cache ram"):
+    with pytest.raises(UsageError, match="GB free; give --cache ram"):
         uses_device_cache("device", data.train, 0, cuda)
     check_device_cache("device", data.train, 0)

@@ -250,7 +250,7 @@ def test_runs_are_compared_image_by_image(
     assert sentence.endswith("c, split test)")
     page = html.unescape(Path("comparison.html").read_text("utf-8"))
     assert f"<p>{sentence}.</p>" in page
-    assert "not about other trainings" in page
+    assert "not for other trainings" in page
     assert describe_differences([runs[0]]) == []
 
 
