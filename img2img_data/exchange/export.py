@@ -18,7 +18,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from hashlib import sha256
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, NamedTuple
 
@@ -31,10 +30,10 @@ from img2img_data.core.files import write_atomically
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.jsonl import RowFile, count_rows, open_rows
 from img2img_data.corpus.card import README, to_card
-from img2img_data.corpus.format import CORPUS_FILE, EXTENSIONS, METADATA_FILE, to_json_line
+from img2img_data.corpus.format import EXTENSIONS, METADATA_FILE, to_json_line
 from img2img_data.corpus.layouts import SPLITS
 from img2img_data.corpus.reader import Corpus, Pair, manifests_of, open_corpus, pair_of, read_info
-from img2img_data.exchange.webdataset import VERIFY, read_file, read_listed
+from img2img_data.exchange.webdataset import VERIFY, digest_of, read_listed
 from img2img_data.images import io
 from img2img_data.runner.build_folder import BUILDING, BuildFolder, Report, write_file
 from img2img_data.runner.run import RunSettings
@@ -309,9 +308,10 @@ def export_corpus(
         channels = {"input": corpus.channels["target"], "target": corpus.channels["input"]}
         corpus = replace(corpus, info={**corpus.info, "channels": channels})
     # Opening reads every row once: a damaged one is found before anything is written.
+    manifests = manifests_of(corpus)
     pairs = {
         split: open_rows(path, partial(_pair_of, swapped, path.parent))[""]
-        for split, path in manifests_of(corpus).items()
+        for split, path in manifests.items()
     }
     format.check(corpus, pairs)
     counts = {split: len(rows) for split, rows in pairs.items() if rows}
@@ -320,8 +320,7 @@ def export_corpus(
         total = f"{sum(counts.values()):,} ({parts})"
         echo(f"would write {total} as {settings.format} to '{out}'; nothing was written")
         return Report()
-    digest = sha256(read_file(root / CORPUS_FILE)).hexdigest()
-    recipe = {"command": "export", **settings.model_dump(), "corpus": digest}
+    recipe = {"command": "export", **settings.model_dump(), "corpus": digest_of(root, manifests)}
     job = ExportJob(corpus, settings.format, swapped, os.fspath(out))
 
     folder = BuildFolder(out, EXPORT_FILE)

@@ -107,11 +107,7 @@ def pack_corpus(
         rows = f"{counts.total():,} rows of {', '.join(counts)}"
         echo(f"would pack {rows} into '{out}'; nothing was written")
         return Report()
-    digest = sha256()
-    for path in (root / corpus_format.CORPUS_FILE, *manifests.values()):
-        with path.open("rb") as file:
-            file_digest(file, lambda: digest)
-    recipe = {"command": "pack", **settings.model_dump(), "corpus": digest.hexdigest()}
+    recipe = {"command": "pack", **settings.model_dump(), "corpus": digest_of(root, manifests)}
 
     folder = BuildFolder(out, INDEX_FILE)
 
@@ -129,6 +125,15 @@ def pack_corpus(
 
     is_new = folder.fill(recipe, [os.fsencode(root)], write)
     return Report(kept=counts, complete=not is_new)
+
+
+def digest_of(root: Path, manifests: Mapping[str, Path]) -> str:
+    """Return the SHA-256 of corpus.json and of the manifests, which state those of all images."""
+    digest = sha256()
+    for path in (root / corpus_format.CORPUS_FILE, *manifests.values()):
+        with path.open("rb") as file:
+            file_digest(file, lambda: digest)
+    return digest.hexdigest()
 
 
 def _write_shards(

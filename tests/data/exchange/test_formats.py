@@ -187,6 +187,21 @@ def test_an_export_is_reproducible(
     assert not (tmp_path / "dry").exists()
 
 
+def test_an_export_of_other_images_is_not_complete(tmp_path: Path) -> None:
+    """Corpora of equal settings and names have one corpus.json; only their manifests differ."""
+    corpora = [tmp_path / "first", tmp_path / "second"]
+    for seed, corpus in enumerate(corpora):
+        photos = corpus.with_suffix(".photos")
+        photos.mkdir()
+        assert cv2.imwrite(os.fspath(photos / "a.png"), make_photo(seed, 20, 24))
+        step("degrade", photos, corpus, kind="gaussian")
+        shutil.rmtree(photos)
+    assert len({(corpus / "corpus.json").read_bytes() for corpus in corpora}) == 1
+    step("export", corpora[0], tmp_path / "out", format="pix2pix")
+    with pytest.raises(UsageError, match=r"other settings \(the corpus\)"):
+        step("export", corpora[1], tmp_path / "out", format="pix2pix")
+
+
 def test_an_export_does_not_depend_on_the_number_of_workers(
     corpora: Mapping[str, Path], tmp_path: Path
 ) -> None:
