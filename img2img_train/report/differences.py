@@ -48,9 +48,10 @@ def _psnr_of(saved: dict[str, Any]) -> tuple[Scored, Any]:
         rows = list(csv.DictReader(file))
     images = tuple((row["key"], row["group"], row["psnr_input"]) for row in rows)
     psnr = np.array([float(row["psnr"]) for row in rows])
+    caveat = "a colorization, about which PSNR says little" if saved.get("colorizes") else ""
     # Both directions have inputs of one PSNR, but other targets.
-    place = ", ".join(filter(None, (saved["corpus"], f"split {saved['split']}", direction)))
-    return (place, images), psnr
+    names = saved["corpus"], f"split {saved['split']}", direction, caveat
+    return (", ".join(filter(None, names)), images), psnr
 
 
 def _describe(worse: str, better: str, scored: Scored, gains: Any) -> str:
@@ -63,4 +64,4 @@ def _describe(worse: str, better: str, scored: Scored, gains: Any) -> str:
     number = f"{gains.mean():.2f} dB PSNR ({span}; {len(images):,} images of {place})"
     if interval is not None and interval[0] > 0:
         return f"{better} is better than {worse} by {number}"
-    return f"{better} and {worse}: no difference shown, {number}"
+    return f"no difference between {worse} and {better} is shown: {better} leads by {number}"

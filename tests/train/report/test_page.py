@@ -228,7 +228,7 @@ def test_several_runs_share_charts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     [
         (0.5, "b is better than a by 0.50 dB PSNR (95 % interval +0.50 to +0.50; 4 images of "),
         (-0.5, "a is better than b by 0.50 dB PSNR (95 % interval +0.50 to +0.50; 4 images of "),
-        (0.0, "a: no difference shown, 0.00 dB PSNR (95 % interval +0.00 to +0.00; 4 images of "),
+        (0.0, "is shown: b leads by 0.00 dB PSNR (95 % interval +0.00 to +0.00; 4 images of "),
     ],
 )
 def test_runs_are_compared_image_by_image(
@@ -254,7 +254,9 @@ def test_runs_are_compared_image_by_image(
     assert describe_differences([runs[0]]) == []
 
 
-@pytest.mark.parametrize("change", ["images", "direction", "few", "missing", "nothing", "damaged"])
+@pytest.mark.parametrize(
+    "change", ["images", "direction", "few", "missing", "nothing", "damaged", "colors"]
+)
 def test_runs_without_common_images_say_why(change: str, tmp_path: Path) -> None:
     counts = {"images": (4, 5), "few": (3, 3)}.get(change, (4, 4))
     runs = []
@@ -267,6 +269,10 @@ def test_runs_without_common_images_say_why(change: str, tmp_path: Path) -> None
         saved = json.loads(scores.with_suffix(".json").read_text())
         saved["test_time"] |= {"direction": "BtoA"}
         scores.with_suffix(".json").write_text(json.dumps(saved))
+    elif change == "colors":
+        for run in runs:
+            saved = run / "evaluation" / "c-test.json"
+            saved.write_text(json.dumps({**json.loads(saved.read_text()), "colorizes": True}))
     elif change == "missing":
         scores.with_suffix(".json").unlink()
     elif change == "damaged":
@@ -278,9 +284,10 @@ def test_runs_without_common_images_say_why(change: str, tmp_path: Path) -> None
     expected = {
         "images": "b were not scored on the same images: ",
         "direction": "b on c, split test, BtoA",
-        "few": "shown, 0.00 dB PSNR (no interval: 3 photos, fewer than 4; 3 images of c",
+        "few": "b leads by 0.00 dB PSNR (no interval: 3 photos, fewer than 4; 3 images of c",
         "missing": f"{runs[1]} on none",
-        "nothing": "no difference shown",
+        "nothing": "no difference between ",
+        "colors": "c, split test, a colorization, about which PSNR says little)",
     }
     assert expected[change] in sentence
 
