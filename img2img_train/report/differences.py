@@ -48,10 +48,12 @@ def _psnr_of(saved: dict[str, Any]) -> tuple[Scored, Any]:
         rows = list(csv.DictReader(file))
     images = tuple((row["key"], row["group"], row["psnr_input"]) for row in rows)
     psnr = np.array([float(row["psnr"]) for row in rows])
+    if not (rows and np.isfinite(psnr).all()):
+        raise ValueError(f"no PSNR in {path.name}")
     caveat = "a colorization, about which PSNR says little" if saved.get("colorizes") else ""
     # Both directions have inputs of one PSNR, but other targets.
     names = saved["corpus"], f"split {saved['split']}", direction, caveat
-    return (", ".join(filter(None, names)), images), psnr
+    return (printable(", ".join(filter(None, names))), images), psnr
 
 
 def _describe(worse: str, better: str, scored: Scored, gains: Any) -> str:

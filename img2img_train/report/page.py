@@ -8,6 +8,7 @@ same run folder gives the same bytes.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from base64 import b64encode
@@ -46,10 +47,11 @@ def one_error_if_damaged() -> Iterator[None]:
     from jinja2 import UndefinedError
 
     wrong = ArithmeticError, AttributeError, LookupError, TypeError, ValueError, UndefinedError
+    # The module csv has errors of its own, as for a field of more than 131,072 characters.
     # A schema of all that pages show of an evaluation would be longer than the pages.
     try:
         yield
-    except wrong as error:
+    except (*wrong, csv.Error) as error:
         why = f"a file of a run, likely in its folder evaluation, is damaged ({printable(error)})"
         raise CheckpointError("report", why=why, hint="remove it") from error
 

@@ -276,7 +276,12 @@ def test_runs_without_common_images_say_why(change: str, tmp_path: Path) -> None
     elif change == "missing":
         scores.with_suffix(".json").unlink()
     elif change == "damaged":
-        change_psnr(runs[1], lambda value: "a word")
+        for wrong in ("a word", "x" * 200_000, "nan", "inf"):
+            change_psnr(runs[1], lambda value, wrong=wrong: wrong)  # type: ignore[misc]
+            with pytest.raises(CheckpointError, match="evaluation, is damaged"):
+                describe_differences(runs)
+            scores.write_bytes((runs[0] / "evaluation" / "c-test.csv").read_bytes())
+        scores.write_text(scores.read_text().splitlines()[0])
         with pytest.raises(CheckpointError, match="evaluation, is damaged"):
             describe_differences(runs)
         return
