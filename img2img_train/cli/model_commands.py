@@ -24,6 +24,7 @@ from img2img_data.core.errors import REASONS, UsageError, printable
 from img2img_data.core.files import check_unused
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.core.settings_model import build_model, build_part
+from img2img_data.corpus.format import is_run
 from img2img_train.distributed.memory import catch_out_of_memory
 from img2img_train.evaluation.settings import (
     DirectionOption,
@@ -308,6 +309,8 @@ def _export(model: Path, out: Path, suffix: str, options: ExportOptions) -> None
         from img2img_train.runs.folder import MODEL_FILE
         from img2img_train.runs.model import load_generator
 
+    if out.is_file() and is_run(Path(os.path.realpath(out)).parent.parent):
+        raise UsageError("file", out, "is a file of a run, which needs it", "choose another name")
     replaces = out.is_file() or (out / MODEL_FILE).is_file()
     out.parent.mkdir(parents=True, exist_ok=True)
     # On the CPU, so that the exported file does not depend on the device.

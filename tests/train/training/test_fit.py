@@ -566,6 +566,21 @@ def test_a_run_cut_short_counts_the_epochs_that_it_has(
         assert last in messages
 
 
+def test_an_export_does_not_replace_a_checkpoint_of_a_run(
+    corpus: Path, tmp_path: Path, capsys: Any
+) -> None:
+    run = tmp_path / "run"
+    tiny = ["--net", "unet", "--width", 4, "--batch", 4, "--epochs", 1, "--threads", 1]
+    assert command(corpus, *tiny, "--out", run, "--no-report") == 0
+    for path in sorted((run / "checkpoints").iterdir()):
+        before = path.read_bytes()
+        assert command("export", run, path) == 2
+        assert "is a file of a run" in capsys.readouterr().err
+        assert path.read_bytes() == before
+    assert command("export", run, run / "generator.safetensors") == 0
+    assert command("export", run, run / "generator.safetensors") == 0
+
+
 def test_a_dry_run_checks_the_folder_as_the_run_does(
     corpus: Path, tmp_path: Path, capsys: Any, monkeypatch: Any
 ) -> None:
