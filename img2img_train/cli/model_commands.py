@@ -179,6 +179,7 @@ def translate(model: Path, images: Path, out: Path, settings: dict[str, Any]) ->
     with frozen_imports():
         from img2img_train.inference.inputs import is_one_file, list_images, notes_on_targets
         from img2img_train.inference.translate import translate as restore
+        from img2img_train.runs.checkpoint import read_description
         from img2img_train.runs.folder import find_checkpoint
         from img2img_train.runs.model import load_generator
 
@@ -186,7 +187,7 @@ def translate(model: Path, images: Path, out: Path, settings: dict[str, Any]) ->
     chosen = build_part(TranslateSettings, settings)
     single, following = is_one_file(images, out), ("img2img-train", "export", model, "model.onnx")
     # Before the model is loaded: a wrong path fails at once.
-    find_checkpoint(model)
+    read_description(find_checkpoint(model))
     total = 1 if single else len(list_images(images, out)[1])
     if options.dry_run:
         click.echo(f"would write {total:,} files into '{printable(out)}'; nothing was written")

@@ -699,7 +699,8 @@ def test_every_out_of_memory_error_is_recognized(error: Exception) -> None:
         (("x", "--lr", "-1"), 2, "--lr"),
         (("x", "--lrr", "1"), 2, "--lr"),
         (("resume", "nowhere"), 2, "nowhere"),
-        (("translate", "nowhere", "x", "y"), 2, "no such file"),
+        (("translate", "nowhere", "x", "y"), 2, "'nowhere': No such file"),
+        (("translate", "nowhere", __file__, "y.png", "--dry-run"), 2, "'nowhere': No such file"),
         (("--recipe", "nowhere.yaml"), 2, "nowhere.yaml"),
     ],
 )
