@@ -32,7 +32,7 @@ from img2img_data.images.pixels import Pixels
 from img2img_train.config import CONFIG_FILE, RESOURCES, config_of
 from img2img_train.inference.onnx_export import Parity, export_weights, onnx_bytes
 from img2img_train.networks.registry import count_parameters
-from img2img_train.report.page import flatten, render
+from img2img_train.report.page import flatten, one_error_if_damaged, render
 from img2img_train.runs.checkpoint import read_description
 from img2img_train.runs.folder import LIBRARIES, MODEL_FILE, read_evaluations, sample_paths
 from img2img_train.runs.model import LoadedModel
@@ -65,11 +65,12 @@ def export_folder(
     if about.config.get("direction") == model.config.direction:
         scored = {"file": model.path.name, "step": model.step}
         evaluations += (e for e in read_evaluations(run) if e["checkpoint"] == scored)
-    if strip := _examples(run, evaluations):
-        files["examples.png"] = strip
     page = {**_description(model), "size": about.size}
     files[CONFIG_FILE] = to_json_page(page)
-    files[README] = _card(model, page, evaluations, files, license).encode() + b"\n"
+    with one_error_if_damaged():
+        if strip := _examples(run, evaluations):
+            files["examples.png"] = strip
+        files[README] = _card(model, page, evaluations, files, license).encode() + b"\n"
     out.mkdir(parents=True, exist_ok=True)
     for name in FILES[:-1]:
         if name in files:

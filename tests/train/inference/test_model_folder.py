@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -108,6 +109,19 @@ def test_the_script_needs_three_packages(root: Path, tmp_path: Path) -> None:
     assert np.abs(output - train.load(root / "run", device="cpu")(image)).max() <= 1
     about = {p.key: p.value for p in onnx.load(script.with_name("model.onnx")).metadata_props}
     assert about["input"] == about["output"] == "uint8 RGB, N x H x W x 3"
+
+
+@pytest.mark.parametrize(("name", "value"), [("gallery", []), ("gain", 1), ("protocol", {})])
+def test_a_damaged_evaluation_is_one_line(
+    name: str, value: object, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(root / "run", run)
+    (path,) = (run / "evaluation").glob("*.json")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {name: value}))
+    assert command("export", run, tmp_path / "model") == 2
+    assert "likely in its folder evaluation, is damaged" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.slow
