@@ -533,7 +533,7 @@ def lab(call: StepCall) -> Report:
     Example:
       img2img-data lab photos/ corpora/color --size 256
     """
-    return _build(call, _plan_folders(call), call.get(pairings.Lab))
+    return _build_colors(call, call.get(pairings.Lab))
 
 
 @step("grayscale", ("source", "out"), *_BUILD)
@@ -546,7 +546,15 @@ def grayscale(call: StepCall) -> Report:
 
     Black-and-white photos teach a model nothing here; 'select --drop-gray' removes them first.
     """
-    return _build(call, _plan_folders(call), pairings.Grayscale())
+    return _build_colors(call, pairings.Grayscale())
+
+
+def _build_colors(call: StepCall, pairing: pairs.Pairing) -> Report:
+    report = _build(call, _plan_folders(call), pairing)
+    if gray := report.notes["gray"]:
+        why = "they teach a model no colors, and 'select --drop-gray' leaves them out"
+        call.echo(f"note: images without color: {gray:,}; {why}")
+    return report
 
 
 @step("blank", ("source", "out"), pairings.Blank, *_BUILD)

@@ -419,7 +419,7 @@ LAYOUTS: Final[dict[str, FolderLayout]] = {
 
 def no_pairs(folder: Path) -> UsageError:
     """Return the error for a folder that holds images without a known layout of pairs."""
-    hint = "build a corpus from it, for example with 'img2img-data degrade'"
+    hint = "build a corpus from it, for example with 'img2img-data degrade' or 'unpaired'"
     return UsageError("folder", folder, "holds images, not pairs", hint)
 
 

@@ -226,6 +226,8 @@ def describe_gain(
     """
     fails = f"does not beat {baseline}"
     low, high = interval or (gain, gain)
+    if interval and high < 0:
+        interval = -high, -low  # of what is lost
     span = describe_interval(interval, groups) if unit == "dB" else "no interval"
     if low > 0:
         return f"beats {baseline} by {gain:.2f} {unit} ({span})"

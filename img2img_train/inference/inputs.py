@@ -82,6 +82,9 @@ def is_one_file(source: Path, out: Path) -> bool:
     ``source``.
     """
     piped, named = str(source) == STDIO, _is_input(os.fsencode(out.name))
+    if source.is_dir() and named and not out.is_dir():
+        why = f"has the name of a file, but '{printable(source)}' is a folder"
+        raise UsageError("output", out, why, "give the name of a folder")
     if not piped and not (source.is_file() and (named or str(out) == STDIO) and not out.is_dir()):
         return False
     if not piped and out.exists() and out.samefile(source):

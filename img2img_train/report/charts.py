@@ -71,10 +71,9 @@ def _lines(run: Path) -> Iterator[tuple[str, str, str, str, Points]]:
     """Yield title of the chart, name, unit, axis and points of each line of a run."""
     log, rate = read_log(run), "learning rate"
     steps = _points((row["step"], row["losses"] | {rate: row.get("lr")}) for row in iter_steps(run))
-    epochs, scores = (
-        _points((row["epoch"], row.get("losses", row)) for row in log if row["kind"] == kind)
-        for kind in ("train", "validation")
-    )
+    epochs = _points((row["epoch"], row["losses"]) for row in log if row["kind"] == "train")
+    # A run that ended within an epoch and was continued has validated there twice: the last counts.
+    scores = _points({row["epoch"]: row for row in log if row["kind"] == "validation"}.items())
     for name, points in (steps or epochs).items():
         if name != rate:
             yield "Loss", name, "", "step" if steps else "epoch", points

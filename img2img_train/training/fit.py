@@ -38,6 +38,8 @@ class FitResult:
     seconds: float
     already: bool
     early: bool = False
+    resumed_at: int = 0
+    """Step from which this call went on."""
 
     def __fspath__(self) -> str:
         return str(self.folder.root)
@@ -52,8 +54,10 @@ class FitResult:
             more += f"; stopped early, no better PSNR in {p.stale_validations:,} validations"
         if self.already:
             return f"run '{root}' was already finished, {p.step:,} steps{more}"
-        took = format_duration(self.seconds)
-        return f"run '{root}' is finished: {p.step:,} steps in {took}{more}"
+        steps, took = f"{p.step:,} steps", format_duration(self.seconds)
+        if self.resumed_at:
+            steps += f", the last {p.step - self.resumed_at:,}"
+        return f"run '{root}' is finished: {steps} in {took}{more}"
 
 
 def fit(
@@ -98,7 +102,8 @@ def fit(
             raise processes.report_once(error) from None
     # A run that was finished before has not read its images again.
     already, early = trainer.train_store is None, trainer.progress.step < data.steps
-    return FitResult(folder, trainer.progress, time.monotonic() - began, already, early)
+    took = time.monotonic() - began
+    return FitResult(folder, trainer.progress, took, already, early, trainer.resumed_at)
 
 
 def dry_run(config: RunConfig) -> list[str]:

@@ -58,6 +58,7 @@ class Trainer:
     processes: Processes = field(default_factory=Processes)
     changed: bool = False
     progress: TrainingProgress = field(default_factory=TrainingProgress)
+    resumed_at: int = 0
     state: TrainingState = field(init=False)
     train_step: TrainStep = field(init=False)
     train_store: ImageStore | DeviceCache | None = None
@@ -286,7 +287,8 @@ class Trainer:
         parts = [f"epoch {timing['epoch']}/{self.data.epochs}"]
         parts += [f"{name} {value:.5f}" for name, value in rows[0]["losses"].items()]
         parts += [_format_validation(row) for row in rows if row["kind"] == "validation"]
-        parts.append(f"{timing['images_per_second']:,.0f} images/s")
+        rate = timing["images_per_second"]
+        parts.append(f"{rate:,.{0 if rate >= 10 else 1}f} images/s")
         if not self.is_over and (left := self.display.time_left(self.progress.images)):
             parts.append(f"{left} left")
         show = self.display.line if self.is_over else self.display.routine_line
@@ -369,7 +371,7 @@ class Trainer:
             why = f"is at step {progress.step:,} of {self.data.steps:,}"
             raise CheckpointError("checkpoint", checkpoint.path, why, "use another one")
         self.state.load(checkpoint, self.data.train.size)
-        self.progress = progress
+        self.progress, self.resumed_at = progress, progress.step
 
 
 def _is_due(epoch: int, every: int) -> bool:

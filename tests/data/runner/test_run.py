@@ -464,6 +464,17 @@ def test_lab_states_its_round_trip(photos: Path, tmp_path: Path) -> None:
     assert errors[16] <= 1 < errors[8]
 
 
+@pytest.mark.parametrize("command", ["lab", "grayscale"])
+def test_images_without_color_are_noted_where_colors_are_learned(
+    command: str, photos: Path, tmp_path: Path
+) -> None:
+    assert "without color" not in run(command, photos, tmp_path / "colors")
+    gray = np.zeros((20, 24), np.uint8)
+    cv2.imwrite(str(photos / "gray.png"), gray)
+    text = "note: images without color: 1; they teach a model no colors"
+    assert text in run(command, photos, tmp_path / "mixed")
+
+
 @pytest.mark.parametrize("empty", [0, 1])
 def test_a_domain_without_a_image_is_no_corpus(photos: Path, tmp_path: Path, empty: int) -> None:
     domains = [photos, tmp_path / "empty"][:: -1 if empty == 0 else 1]

@@ -309,7 +309,8 @@ def test_patterns_and_single_files(negative: LoadedModel, tmp_path: Path) -> Non
     assert is_one_file(image, tmp_path / "a.JPG")
     assert is_one_file(image, Path("-"))
     assert not is_one_file(image, tmp_path / "folder")
-    assert not is_one_file(tmp_path / "in", tmp_path / "a.png")
+    with pytest.raises(UsageError, match=r"has the name of a file, but '.*in' is a folder"):
+        is_one_file(tmp_path / "in", tmp_path / "a.png")
 
 
 def test_an_image_through_standard_input_and_output(

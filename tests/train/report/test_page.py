@@ -24,7 +24,7 @@ from img2img_train.evaluation.settings import EvaluateSettings
 from img2img_train.report.charts import MAX_POINTS, build_charts, thin
 from img2img_train.report.differences import describe_differences
 from img2img_train.report.page import write_comparison, write_run_report
-from img2img_train.runs.folder import RunFolder
+from img2img_train.runs.folder import RunFolder, read_log
 
 CORPORA = {"a/mine": 3, "b/mine": 4, "c/mine": 5}
 VALUES = {
@@ -55,6 +55,16 @@ def test_charts_keep_lines_inside_and_pages_small(tmp_path: Path, name: str) -> 
         numbers = list(map(float, re.split("[L ]", line["path"][1:])))
         assert all(0 <= x <= loss["width"] for x in numbers[::2])
         assert all(0 <= y <= loss["height"] for y in numbers[1::2])
+
+
+def test_the_last_validation_of_an_epoch_counts(tmp_path: Path) -> None:
+    """A run that ended within an epoch and was continued has validated there twice."""
+    run = write_steps(write_run(tmp_path / "run"), [1.0, 0.9])
+    rows = read_log(run)
+    (last,) = (row for row in rows[-2:] if row["kind"] == "validation")
+    RunFolder(run).append(RunFolder(run).log, [{**last, "psnr": last["psnr"] + 1}])
+    _, psnr, _ = build_charts({"": run})
+    assert psnr["lines"][0]["points"][-1][1] == pytest.approx(last["psnr"] + 1, abs=1e-2)
 
 
 def test_long_runs_take_little_memory(tmp_path: Path) -> None:

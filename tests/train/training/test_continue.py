@@ -193,7 +193,13 @@ def test_a_run_cut_short_goes_on_to_any_later_end(
     with pytest.raises(SystemExit, match="2"):
         main(["fit", str(corpus), *together.split(), "--out", str(cut), *tiny.split()])
     assert "or give the new end to 'img2img-train resume'" in capsys.readouterr().err
+    old_end = RunFolder(cut).latest_step()
     main(["resume", str(cut), *then.split(), "--no-report"])
+    end = RunFolder(cut).latest_step()
+    assert old_end is not None
+    assert end is not None
+    steps = f"{end} steps, the last {end - old_end} in "
+    assert steps in capsys.readouterr().out
     assert same(latest(cut), latest(longer))
     assert RunFolder(cut).steps.read_bytes() == RunFolder(longer).steps.read_bytes()
 
