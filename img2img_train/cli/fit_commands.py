@@ -258,8 +258,9 @@ def resume(run: Path, settings: dict[str, Any]) -> None:
 
     Optimizers, averages and image pools are kept, the log continues, and config.json records the
     change with its step. From there on the learning rates are those of a run with the new settings
-    from the start: with a constant rate, or more steps of the same epochs, the weights are the same
-    as well. Another number of threads, or another device, changes the last digits of the results.
+    from the start: with a constant rate, or a later --max-steps within the same epochs, the weights
+    are the same as well. Another number of threads, or another device, changes the last digits of
+    the results.
     """
     from img2img_train.config import RunConfig, config_of
 

@@ -351,7 +351,7 @@ def _equal_pairs(rows: Sequence[ImageScores]) -> Iterator[str]:
     if equal := sum(row.input_scores["psnr"] == PSNR_CAP for row in rows):
         effect = f"there is nothing to gain; {OF_EQUALS}"
         if equal < len(rows):
-            effect = f"each counts as {PSNR_CAP:g} dB in the input's mean; compare PSNR, not gains"
+            effect = f"each counts as {PSNR_CAP:g} dB in the input's mean, so gains say little"
         yield f"{equal:,} of {len(rows):,} inputs equal their targets: {effect}"
 
 

@@ -250,7 +250,7 @@ class _ResumeLog:
         self.notes, valid = list[str](), rows[1:]
         if valid and rows[0] != self.head:
             which = f"'{printable(out)}' held results of another model or other settings"
-            self.notes = [f"{which}: those of these images are replaced, the others stay"]
+            self.notes = [f"{which}: files of the same names are replaced, the others stay"]
             valid = []
         self.rows = {str(row.get("source_hex")): row for row in valid}
         # Without the rows of another model or other settings, before a new one is appended.

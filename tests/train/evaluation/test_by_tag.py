@@ -141,7 +141,7 @@ def test_inputs_that_equal_their_targets_are_noted(tmp_path: Path) -> None:
     first.write_bytes((corpus / "test" / "target" / first.name).read_bytes())
     (note,) = score(Identity(), corpus).notes
     assert note.startswith("1 of 3 inputs equal")
-    assert note.endswith("compare PSNR, not gains")
+    assert note.endswith("so gains say little")
 
 
 def scored_alone(corpus: Path, value: str) -> Evaluation:
