@@ -20,12 +20,12 @@ from typing import Any, Final
 from img2img_data.builds.image_folders import EXPECTED_REASONS, SELECTION_FILE
 from img2img_data.core.command_line import Progress
 from img2img_data.core.errors import CorpusError, UsageError
-from img2img_data.core.files import cannot_write, with_folder
+from img2img_data.core.files import cannot_write, no_folder, with_folder
 from img2img_data.core.jsonl import Row, checked_row, lines_of, read_object
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.card import to_datasets_line
 from img2img_data.corpus.format import METADATA_FILE, REJECTED_FILE, inside, text_inside
-from img2img_data.corpus.reader import no_folder, read_info
+from img2img_data.corpus.reader import read_info
 from img2img_data.runner import build_folder
 from img2img_data.runner.build_folder import BuildFolder, IndexedRow, Outcome, Report, shard_name
 

@@ -17,11 +17,11 @@ from img2img_data.builds import pairs
 from img2img_data.builds.pairings import pairing_of
 from img2img_data.builds.pairs import BuildSettings, CorpusJob, EncodedFile, LoadedSource
 from img2img_data.core.errors import CorpusError, Rejected, UsageError, printable
-from img2img_data.core.files import versions, write_atomically, writing_to
+from img2img_data.core.files import no_folder, versions, write_atomically, writing_to
 from img2img_data.core.jsonl import Row, checked_row, lines_of
 from img2img_data.core.settings_model import Place, build_part
 from img2img_data.corpus.format import TILE_COLUMNS, inside
-from img2img_data.corpus.reader import no_folder, read_info, stated_corpus
+from img2img_data.corpus.reader import read_info, stated_corpus
 from img2img_data.images import io
 from img2img_data.runner.plan import ImageTask, Plan
 
@@ -52,7 +52,7 @@ def replay_pair(
     if out is not None and os.path.lexists(out):
         raise UsageError("file", out, "already exists", "choose another name")
     if source is not None and not source.is_dir():
-        raise no_folder(source, "folder")
+        raise no_folder(source)
     info = read_info(root)
     job = _job_of(root, info, source)
     split, row = _find_row(root, key)

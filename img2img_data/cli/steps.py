@@ -25,11 +25,12 @@ from img2img_data.builds import image_folders, pairings, pairs
 from img2img_data.builds.image_folders import ResizeSettings, resize_build
 from img2img_data.core.command_line import Echo, Progress, print_next, progress_of
 from img2img_data.core.errors import HINTS, Img2ImgError, NothingKeptError, UsageError, printable
+from img2img_data.core.files import no_folder
 from img2img_data.core.frozen_model import FrozenModel, field_of
 from img2img_data.core.settings_model import OPTIONS, ModelT, Place, build_part, did_you_mean
 from img2img_data.corpus.format import CORPUS_FILE, Kind, is_run
 from img2img_data.corpus.layouts import LAYOUTS, SPLITS, find_layout
-from img2img_data.corpus.reader import no_folder, not_a_corpus, open_corpus
+from img2img_data.corpus.reader import not_a_corpus, open_corpus
 from img2img_data.degradations.compose import PipelineStep
 from img2img_data.degradations.registry import BLUR_KINDS, DEGRADATIONS
 from img2img_data.degradations.spec import parse_assignments, parse_spec
@@ -286,13 +287,13 @@ def _check_paths(paths: Sequence[Path]) -> None:
     *sources, out = (Path(os.path.realpath(path)) for path in paths)
     for source, shown in zip(sources, paths, strict=False):
         if not source.is_dir() and not (source.is_file() and source.suffix in {".mat", ".tar"}):
-            raise no_folder(shown, "folder")
+            raise no_folder(shown)
         # Output inside a source would be scanned as input by the next run.
         if out == source or out in source.parents or source in out.parents:
             hint = "choose one outside it"
             raise UsageError("folder", paths[-1], "overlaps the source folder", hint)
     if os.path.isfile(out):  # noqa: PTH113  # the method raises for a name that is too long
-        raise no_folder(paths[-1], "folder")
+        raise no_folder(paths[-1])
 
 
 # ------------------------------------------------------------------------------------------ sources

@@ -201,6 +201,12 @@ def cannot_write(path: Path, error: OSError) -> Img2ImgError:
 
 
 # ---------------------------------------------------------------------------------------- folders
+def no_folder(path: Path, what: str = "folder") -> UsageError:
+    """Return the error for a path that is not a folder; ``what`` is the word of its message."""
+    why = "is a file, not a folder" if path.exists() else "no such folder"
+    return UsageError(what, path, why, "check the path")
+
+
 def check_unused(folder: Path, own: Collection[str] = (), what: str = "folder") -> None:
     """Raise UsageError if a folder holds files, or is a file; ``own`` and hidden ones do not count.
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from img2img_data.core.errors import CorpusError, Img2ImgError, Rejected, UsageError, printable
+from img2img_data.core.files import no_folder
 from img2img_data.core.jsonl import Columns, RowFile, iter_rows, open_rows, read_object, wrong_value
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.layouts import LAYOUTS, find_layout, no_pairs
@@ -170,16 +171,10 @@ class Corpus:
         return image.pixels
 
 
-def no_folder(path: Path, what: str = "corpus") -> UsageError:
-    """Return the error for a path that is not a folder."""
-    why = "is a file, not a folder" if path.exists() else "no such folder"
-    return UsageError(what, path, why, "check the path")
-
-
 def not_a_corpus(root: Path) -> Img2ImgError:
     """Return the error for a path without corpus.json: what it is, and what to do."""
     if not root.is_dir():
-        return no_folder(root)
+        return no_folder(root, "corpus")
     # BUILDING of runner.build_folder, which this room must not import.
     if (root / ".building").is_dir():
         return CorpusError("corpus", root, "is unfinished", "run its command again")

@@ -37,12 +37,12 @@ from pydantic import BaseModel, Field, ValidationError
 from img2img_data.core import jsonl, tar
 from img2img_data.core.command_line import CountOne, Echo, Progress, counter_of
 from img2img_data.core.errors import ArchiveError, CorpusError, Rejected, printable
-from img2img_data.core.files import write_atomically
+from img2img_data.core.files import no_folder, write_atomically
 from img2img_data.core.frozen_model import FrozenModel
 from img2img_data.corpus import format as corpus_format
 from img2img_data.corpus.card import README, write_datasets_rows
 from img2img_data.corpus.layouts import MemberGroup, webdataset_samples
-from img2img_data.corpus.reader import manifests_of, no_folder, stated_corpus
+from img2img_data.corpus.reader import manifests_of, stated_corpus
 from img2img_data.images import io
 from img2img_data.runner.build_folder import BUILDING, BuildFolder, Report, write_file
 

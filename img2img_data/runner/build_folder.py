@@ -51,6 +51,7 @@ LIBRARIES: Final = ("img2img", "numpy", "opencv-python-headless", "simplejpeg", 
 MAX_WAITING: Final = 1 << 22
 """Bytes of rows that wait to be written to their manifests."""
 LONGEST_CHANGE: Final = 160
+"""Characters of a setting's two values in an error; longer ones, as of pipelines, are not shown."""
 SHOWN: Final = 10
 """Rejections, and warnings, that a summary shows."""
 PAIRING_REASONS: Final = frozenset({"unpaired", "ambiguous-pair"})
@@ -66,8 +67,7 @@ CONVERTED: Final[dict[str, str]] = {
 }
 """Notes of images that a summary counts; the texts follow "was" or "were"."""
 
-_INPUTS: Final = {
-    **SOURCE_ENTRIES,
+_INPUTS: Final = SOURCE_ENTRIES | {
     "source_folders": "the source folder",
     "corpus": "the corpus",
     "index": "the packed corpus",

@@ -48,6 +48,7 @@ _MOST_PER_CHUNK: Final = 4 * CHUNK
 """Tasks of a chunk, at most: slow ones may follow quick ones, and a death repeats a whole chunk."""
 
 _RECOUNT_SECONDS: Final = 5.0
+THEN_AGAIN: Final = "then run the same command again to continue"
 
 
 @contextlib.contextmanager
@@ -167,7 +168,7 @@ class ClusterPool(TaskPool[TaskT, ResultT]):
                 try:
                     self.client.wait_for_workers(1, WORKER_SECONDS)
                 except TimeoutError:
-                    raise self._error("has no workers left", "start workers") from None
+                    raise self._error("lost all workers", f"start some, {THEN_AGAIN}") from None
 
     def _results(self, future: Future) -> tuple[float, list[ResultT]]:
         """Return the seconds and results of a chunk, or raise the error that its work raised."""
@@ -188,16 +189,13 @@ class ClusterPool(TaskPool[TaskT, ResultT]):
             raise
         except ImportError as error:
             why, hint = f"a worker lacks {error.name}", "install the same img2img there"
-            raise UsageError("scheduler", self._address(), why, hint) from None
+            raise self._error(why, hint, UsageError) from None
         except (CancelledError, OSError):
-            raise self._error("is gone", "start it") from None
+            raise self._error("is gone", f"start it, {THEN_AGAIN}") from None
 
-    def _error(self, why: str, remedy: str) -> Img2ImgError:
-        hint = f"{remedy}, then run the same command again to continue"
-        return Img2ImgError("scheduler", self._address(), why, hint)
-
-    def _address(self) -> str:
-        return self.client.scheduler.address if self.client.scheduler else ""
+    def _error(self, why: str, hint: str, kind: type[Img2ImgError] = Img2ImgError) -> Img2ImgError:
+        address = self.client.scheduler.address if self.client.scheduler else ""
+        return kind("scheduler", address, why, hint)
 
 
 @functools.cache

@@ -156,12 +156,12 @@ def with_start(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _fit(config: RunConfig, report: bool, changed: bool = False) -> None:
     from img2img_data.core.command_line import Display, frozen_imports
-    from img2img_data.corpus.reader import no_folder
+    from img2img_data.core.files import no_folder
 
     # Before the import of torch: a wrong path fails at once.
     for path in (Path(choice.path) for choice in config.corpora):
         if not path.is_dir():
-            raise no_folder(path)
+            raise no_folder(path, "corpus")
     with frozen_imports():
         import torch._inductor.config  # noqa: F401  # torch imports it before the first step
 

@@ -240,7 +240,7 @@ def test_a_cluster_without_workers_is_one_line(monkeypatch: pytest.MonkeyPatch) 
         pool: dask_cluster.ClusterPool[int, int] = dask_cluster.ClusterPool(
             abs, lambda i: i, lambda task, why: -1, client=client, folders=[]
         )
-        message = f"'{empty.scheduler_address}': has no workers left; start workers, then run"
+        message = f"'{empty.scheduler_address}': lost all workers; start some, then run"
         with pytest.raises(Img2ImgError, match=message):
             list(pool.run(range(3)))
 
